@@ -1,0 +1,3 @@
+//! Faber runs untrusted programs for other programs: one fresh OCI container for every task.
+pub mod scheduler;
+pub mod task;

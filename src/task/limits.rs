@@ -1,0 +1,115 @@
+//! What a task may use. Numbers here are in the API page's units: bytes and nanoseconds.
+
+use serde::{Deserialize, Serialize};
+
+use super::ResourceLimits;
+
+/// The limits one task runs under; each is enforced as DESIGN's table says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes of memory of the whole container, page cache and tmpfs files included.
+    pub memory: u64,
+    /// Nanoseconds of CPU time of the whole container.
+    pub cpu_time: u64,
+    /// Nanoseconds from the start of the command.
+    pub wall_time: u64,
+    /// Processes and threads alive at once.
+    pub processes: u64,
+    /// Open file descriptors of one process (`RLIMIT_NOFILE`, getrlimit(2)).
+    pub file_descriptors: u64,
+    /// Bytes of stdout and stderr together.
+    pub output: u64,
+}
+
+/// What the server allows: defaults for what a task leaves out, and maxima for what it asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bounds {
+    pub default: Limits,
+    pub max: Limits,
+}
+
+/// A limit that cannot be granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LimitRefusal {
+    #[error("{field} {asked} is above this server's maximum of {max}")]
+    AboveMaximum { field: &'static str, asked: u64, max: u64 },
+    #[error("{field} {asked} is below {min}, the least a task can start with")]
+    BelowMinimum { field: &'static str, asked: u64, min: u64 },
+}
+
+/// The least a container can start with: below this the set-up itself, not the task, would meet the limit.
+pub const MINIMUM: Limits =
+    Limits { memory: 4 << 20, cpu_time: 1_000_000, wall_time: 1_000_000, processes: 1, file_descriptors: 8, output: 0 };
+
+impl Bounds {
+    /// The limits for a task that asked for `asked`: what it left out comes from the defaults (never above the maxima).
+    pub fn grant(&self, asked: &ResourceLimits) -> Result<Limits, LimitRefusal> {
+        let Self { default, max } = self;
+        Ok(Limits {
+            memory: pick("memory_limit", asked.memory_limit, default.memory, max.memory, MINIMUM.memory)?,
+            cpu_time: pick("cpu_time_limit", asked.cpu_time_limit, default.cpu_time, max.cpu_time, MINIMUM.cpu_time)?,
+            wall_time: pick(
+                "wall_time_limit",
+                asked.wall_time_limit,
+                default.wall_time,
+                max.wall_time,
+                MINIMUM.wall_time,
+            )?,
+            processes: pick("max_processes", asked.max_processes, default.processes, max.processes, MINIMUM.processes)?,
+            file_descriptors: pick(
+                "max_file_descriptors",
+                asked.max_file_descriptors,
+                default.file_descriptors,
+                max.file_descriptors,
+                MINIMUM.file_descriptors,
+            )?,
+            output: pick("max_output_size", asked.max_output_size, default.output, max.output, MINIMUM.output)?,
+        })
+    }
+}
+
+fn pick(field: &'static str, asked: Option<u64>, default: u64, max: u64, min: u64) -> Result<u64, LimitRefusal> {
+    match asked {
+        None => Ok(default.min(max)),
+        Some(asked) if asked > max => Err(LimitRefusal::AboveMaximum { field, asked, max }),
+        Some(asked) if asked < min => Err(LimitRefusal::BelowMinimum { field, asked, min }),
+        Some(asked) => Ok(asked),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn limits(memory: u64) -> Limits {
+        Limits { memory, cpu_time: 1 << 30, wall_time: 1 << 30, processes: 10, file_descriptors: 100, output: 1 << 20 }
+    }
+
+    fn ask(memory: Option<u64>) -> ResourceLimits {
+        ResourceLimits { memory_limit: memory, ..ResourceLimits::default() }
+    }
+
+    #[test]
+    fn a_default_above_the_maximum_is_cut_to_it() {
+        let bounds = Bounds { default: limits(64 << 20), max: limits(32 << 20) };
+        assert_eq!(bounds.grant(&ask(None)).unwrap().memory, 32 << 20);
+    }
+
+    proptest! {
+        #[test]
+        fn a_grant_is_what_was_asked_or_the_default_and_never_above_the_maximum(
+            asked in proptest::option::of(any::<u64>()), default in 4u64 << 20.., max in 4u64 << 20..,
+        ) {
+            let bounds = Bounds { default: limits(default), max: limits(max) };
+            match bounds.grant(&ask(asked)) {
+                Ok(granted) => {
+                    prop_assert!(granted.memory <= max);
+                    prop_assert_eq!(granted.memory, asked.unwrap_or(default.min(max)));
+                }
+                Err(LimitRefusal::AboveMaximum { .. }) => prop_assert!(asked.unwrap() > max),
+                Err(LimitRefusal::BelowMinimum { .. }) => prop_assert!(asked.unwrap() < MINIMUM.memory),
+            }
+        }
+    }
+}
