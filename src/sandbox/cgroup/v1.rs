@@ -1,0 +1,123 @@
+//! cgroup v1: a hierarchy for each controller (admin-guide/cgroup-v1/{memory,pids,cpuacct}.rst).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::{
+    Cgroup, CgroupError, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly, processes_peak, proportion,
+    read_keyed, read_number, read_pids, remove_group, write,
+};
+use crate::task::Limits;
+
+/// Every v1 hierarchy libcontainer puts a container into, by controller.
+const CONTROLLERS: [&str; 12] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "devices",
+    "hugetlb",
+    "memory",
+    "pids",
+    "perf_event",
+    "blkio",
+    "net_prio",
+    "net_cls",
+    "freezer",
+];
+
+#[derive(Debug, Clone)]
+pub struct Hierarchies {
+    roots: BTreeMap<&'static str, PathBuf>,
+}
+
+impl Hierarchies {
+    pub fn find(mounts: &[Mount]) -> Result<Self> {
+        let roots: BTreeMap<_, _> = CONTROLLERS
+            .into_iter()
+            .filter_map(|controller| {
+                let has = |mount: &&Mount| mount.super_options.iter().any(|option| option == controller);
+                let mount = mounts.iter().filter(|mount| mount.fs_type == "cgroup").find(has)?;
+                Some((controller, mount.point.clone()))
+            })
+            .collect();
+        for needed in ["memory", "pids", "cpuacct"] {
+            if !roots.contains_key(needed) {
+                return Err(CgroupError::NoController(needed));
+            }
+        }
+        Ok(Self { roots })
+    }
+
+    /// The root of each hierarchy once, however many controllers share it.
+    pub fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        let mut roots: Vec<&PathBuf> = self.roots.values().collect();
+        roots.sort();
+        roots.dedup();
+        roots.into_iter()
+    }
+
+    pub fn group(&self, below: &Path) -> Group {
+        Group {
+            memory: self.roots["memory"].join(below),
+            pids: self.roots["pids"].join(below),
+            cpuacct: self.roots["cpuacct"].join(below),
+            all: self.roots().map(|root| root.join(below)).collect(),
+        }
+    }
+}
+
+pub struct Group {
+    memory: PathBuf,
+    pids: PathBuf,
+    cpuacct: PathBuf,
+    all: Vec<PathBuf>,
+}
+
+impl Cgroup for Group {
+    fn apply(&self, limits: &Limits) -> Result<()> {
+        enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
+        // Memory and swap together: no swap. The file is missing where the kernel accounts no swap.
+        let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
+        if with_swap.exists() {
+            enforce(&with_swap, limits.memory)?;
+        }
+        enforce_exactly(&self.pids.join("pids.max"), limits.processes + INIT_PROCESSES)
+    }
+
+    fn reset_peaks(&self) {
+        // Any number written sets the peak to the usage of now; a refusal only leaves the set-up in the figure.
+        let _ = write(&self.memory.join("memory.max_usage_in_bytes"), 0);
+    }
+
+    fn cpu_time(&self) -> Result<u64> {
+        read_number(&self.cpuacct.join("cpuacct.usage"))
+    }
+
+    fn oom_kills(&self) -> Result<u64> {
+        read_keyed(&self.memory.join("memory.oom_control"), "oom_kill")
+    }
+
+    fn measure(&self) -> Result<Measured> {
+        let cpu_time = self.cpu_time()?;
+        let user = read_number(&self.cpuacct.join("cpuacct.usage_user"))?;
+        let system = read_number(&self.cpuacct.join("cpuacct.usage_sys"))?;
+        let (user_time, system_time) = proportion(cpu_time, user, system);
+        Ok(Measured {
+            cpu_time,
+            user_time,
+            system_time,
+            memory_peak: read_number(&self.memory.join("memory.max_usage_in_bytes"))?,
+            memory_current: read_number(&self.memory.join("memory.usage_in_bytes"))?,
+            processes: processes_peak(&self.pids)?,
+            forks_refused: read_keyed(&self.pids.join("pids.events"), "max")? > 0,
+        })
+    }
+
+    fn processes(&self) -> Result<Vec<i32>> {
+        read_pids(&self.pids.join("cgroup.procs"))
+    }
+
+    fn remove(&self) -> Result<()> {
+        self.all.iter().try_for_each(|group| remove_group(group))
+    }
+}

@@ -1,0 +1,342 @@
+//! One container from its making to its removal. The steps consume: what was run is never run again.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libcontainer::container::Container;
+use libcontainer::container::builder::ContainerBuilder;
+use libcontainer::error::LibcontainerError;
+use libcontainer::oci_spec::OciSpecError;
+use libcontainer::syscall::syscall::SyscallType;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
+
+use super::cgroup::{Cgroup, CgroupError, Measured, Tree};
+use super::init::wire::{self, Command, Notice, Step};
+use super::init::{Init, WORKSPACE};
+use super::slot::{Slot, SlotError};
+use super::spec;
+use super::watch::{self, Ended, Watch};
+use crate::image::Image;
+use crate::task::{Hits, Limit, Limits, Outcome, Report, Task, Usage};
+
+/// How long the init may take from the start of the container to a prepared task.
+const SET_UP: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error("build the OCI spec")]
+    Spec(#[from] OciSpecError),
+    #[error("libcontainer: {step}")]
+    Libcontainer { step: &'static str, source: LibcontainerError },
+    #[error("libcontainer made a container without a process")]
+    NoInit,
+    #[error("{step}")]
+    Io { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+type Result<T> = std::result::Result<T, ContainerError>;
+
+fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> ContainerError {
+    move |error| ContainerError::Io { step, source: error.into() }
+}
+
+/// A container whose init waits for a task. Dropping it removes it.
+pub struct Created {
+    container: Container,
+    init: InitProcess,
+    control: UnixStream,
+    start: UnixStream,
+    stdout: File,
+    stderr: File,
+    group: Box<dyn Cgroup>,
+    state: PathBuf,
+}
+
+/// The init as the runner holds it: the handle that cannot come to mean another process, and the pid to look up in /proc.
+struct InitProcess {
+    pid: Pid,
+    handle: OwnedFd,
+    reaped: bool,
+}
+
+impl InitProcess {
+    fn open(pid: Pid) -> io::Result<Self> {
+        Ok(Self { pid, handle: pidfd_open(pid, PidfdFlags::empty())?, reaped: false })
+    }
+
+    /// Ends the init, and with it everything in its PID namespace, and reaps it.
+    fn end(&mut self) {
+        if !self.reaped {
+            let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
+            self.reaped = true;
+        }
+    }
+}
+
+impl Created {
+    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path) -> Result<Self> {
+        let cgroup = Tree::path(&slot.instance, name);
+        let group = slot.tree.group(&slot.instance, name);
+        spec::build(&cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
+        let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
+        let (start, init_start) = UnixStream::pair().map_err(at("make a socket pair"))?;
+        let (stdout, init_stdout) = pipe()?;
+        let (stderr, init_stderr) = pipe()?;
+        let foreign = [&control, &start].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
+        let init = Init {
+            control: init_control.as_raw_fd(),
+            start: init_start.as_raw_fd(),
+            foreign: foreign.collect(),
+            programs: slot.programs.clone(),
+        };
+        let removed = RemoveOnFailure { group: Some(&*group) };
+        let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())
+            .with_root_path(slot.state_dir())
+            .map_err(|source| ContainerError::Libcontainer { step: "set the state directory", source })?
+            .with_executor(init)
+            .with_stdin(File::open("/dev/null").map_err(at("open /dev/null"))?)
+            .with_stdout(init_stdout)
+            .with_stderr(init_stderr)
+            .as_init(bundle)
+            .with_systemd(false)
+            .build()
+            .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
+        let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
+        let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
+        removed.not_needed();
+        Ok(Self { container, init, control, start, stdout, stderr, group, state: slot.state_dir().join(name) })
+    }
+
+    /// Readable when the init has ended, which a waiting one never does by itself.
+    pub fn init(&self) -> BorrowedFd<'_> {
+        self.init.handle.as_fd()
+    }
+
+    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report:
+    /// the reason for the client, and the error for the operator.
+    pub fn run(mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> (Report, Option<ContainerError>) {
+        let limits = task.limits.clone();
+        match self.prepare(task, image, cancel) {
+            Ok(Prepared::Waiting(before)) => (self.start_and_watch(&limits, &before, cancel), None),
+            Ok(Prepared::Not(outcome)) => (Report { outcome, ..Report::not_executed("") }, None),
+            Err(error) => (Report::not_executed(reason(&error)), Some(error)),
+        }
+    }
+
+    /// Everything before the clock runs: limits in force, container started, files placed, the task's process waiting.
+    fn prepare(&mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> Result<Prepared> {
+        let limits = &task.limits;
+        self.group.apply(limits)?;
+        // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
+        self.score(1000)?;
+        self.container.start().map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
+        let limit = limits.clone();
+        // A refused command shows in what the init says or does not say next.
+        let _ = wire::send(&mut self.control, &command(task, image));
+        let notice = watch::first_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP);
+        match notice.map_err(at("wait for the init"))? {
+            watch::First::Notice(Notice::Prepared) => {}
+            watch::First::Notice(Notice::Failed { step: Step::Files, errno }) => {
+                return Ok(Prepared::Not(Outcome::NotExecuted { reason: format!("files: {}", errno_text(errno)) }));
+            }
+            watch::First::Notice(notice) => return Err(set_up_failed(notice)),
+            watch::First::Cancelled => return Ok(Prepared::Not(Outcome::Cancelled)),
+            watch::First::InitGone if self.group.oom_kills()? > 0 => {
+                return Ok(Prepared::Not(Outcome::Stopped(Limit::Memory, limit.memory)));
+            }
+            watch::First::InitGone => return Err(ContainerError::NoInit),
+            watch::First::Late => {
+                return Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut)));
+            }
+        }
+        self.score(0)?;
+        self.group.reset_peaks();
+        Ok(Prepared::Waiting(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() }))
+    }
+
+    fn start_and_watch(&mut self, limits: &Limits, before: &Baseline, cancel: BorrowedFd<'_>) -> Report {
+        let started = Instant::now();
+        let _ = rustix::net::send(&self.start, &[1], rustix::net::SendFlags::NOSIGNAL);
+        let mut watch = Watch::new(&*self.group, limits, before.group.cpu_time, started);
+        let ended = watch.until_end(&self.stdout, &self.stderr, &self.control, self.init.handle.as_fd(), cancel);
+        let (stdout, stderr) = watch.take_output();
+        // The init is a zombie now: its sums are complete, and still there to be read.
+        let io = self.io().unwrap_or(before.io);
+        self.init.end();
+        let after = self.group.measure().unwrap_or(before.group);
+        let oom = self.group.oom_kills().unwrap_or(0) > 0;
+        let usage = Usage {
+            cpu_time: after.cpu_time.saturating_sub(before.group.cpu_time),
+            user_time: 0,
+            system_time: 0,
+            wall_time: ended.wall_time.as_nanos() as u64,
+            memory_peak: after.memory_peak,
+            memory_current: after.memory_current,
+            processes: after.processes,
+            file_descriptors: watch.file_descriptors(),
+            io_read: io.read.saturating_sub(before.io.read),
+            io_write: io.write.saturating_sub(before.io.write),
+        };
+        let usage = with_cpu_shares(usage, &after, &before.group);
+        let hits = Hits {
+            processes: after.forks_refused,
+            file_descriptors: watch.file_descriptors() >= limits.file_descriptors,
+        };
+        Report { outcome: outcome(&ended, limits, &usage, oom), stdout, stderr, usage, hits }
+    }
+
+    /// proc_pid_oom_score_adj(5): raising is free, and so is going back to what it was.
+    fn score(&self, score: u32) -> Result<()> {
+        fs::write(format!("/proc/{}/oom_score_adj", self.init.pid.as_raw_nonzero()), score.to_string())
+            .map_err(at("set the OOM score"))
+    }
+
+    fn io(&self) -> io::Result<Io> {
+        let text = fs::read_to_string(format!("/proc/{}/io", self.init.pid.as_raw_nonzero()))?;
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        Ok(Io { read: field("rchar:").unwrap_or(0), write: field("wchar:").unwrap_or(0) })
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        self.init.end();
+        // What cannot be removed now, the next sweep finds by its name.
+        let _ = self.group.remove();
+        let _ = fs::remove_dir_all(&self.state);
+    }
+}
+
+/// libcontainer may have made the group before it failed.
+struct RemoveOnFailure<'a> {
+    group: Option<&'a dyn Cgroup>,
+}
+
+impl RemoveOnFailure<'_> {
+    fn not_needed(mut self) {
+        self.group = None;
+    }
+}
+
+impl Drop for RemoveOnFailure<'_> {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            let _ = group.remove();
+        }
+    }
+}
+
+enum Prepared {
+    Waiting(Baseline),
+    Not(Outcome),
+}
+
+/// What the set-up had used, to be taken off the task's bill.
+struct Baseline {
+    group: Measured,
+    io: Io,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Io {
+    read: u64,
+    write: u64,
+}
+
+fn pipe() -> Result<(File, OwnedFd)> {
+    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
+    rustix::io::ioctl_fionbio(&reader, true).map_err(at("make a pipe non-blocking"))?;
+    Ok((reader.into(), writer))
+}
+
+fn command(task: Task, image: &Image) -> Command {
+    let mut env = image.env.clone();
+    env.entry("PATH".into()).or_insert_with(|| image.path.clone());
+    env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
+    env.extend(task.env);
+    let argv = [task.command].into_iter().chain(task.args).collect();
+    Command {
+        argv,
+        env,
+        path: image.path.clone(),
+        files: task.files,
+        file_descriptors: task.limits.file_descriptors,
+        // One second more than the watch needs, rounded up.
+        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) + 1,
+    }
+}
+
+fn with_cpu_shares(usage: Usage, after: &Measured, before: &Measured) -> Usage {
+    let user = after.user_time.saturating_sub(before.user_time).min(usage.cpu_time);
+    Usage { user_time: user, system_time: usage.cpu_time - user, ..usage }
+}
+
+/// The one place where everything that was seen becomes one outcome. A limit that Faber acted on comes first; then what
+/// only the counters know; then how the command itself ended.
+fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outcome {
+    let stopped = |limit| {
+        let value = match limit {
+            Limit::Memory => limits.memory,
+            Limit::CpuTime => limits.cpu_time,
+            Limit::WallTime => limits.wall_time,
+            Limit::Output => limits.output,
+        };
+        Outcome::Stopped(limit, value)
+    };
+    match ended.stop {
+        Some(watch::Stop::Limit(limit)) => return stopped(limit),
+        Some(watch::Stop::Cancelled) => return Outcome::Cancelled,
+        None => {}
+    }
+    if oom {
+        return stopped(Limit::Memory);
+    }
+    if usage.cpu_time > limits.cpu_time {
+        return stopped(Limit::CpuTime);
+    }
+    match ended.notice {
+        Some(Notice::Exited { status }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
+        Some(Notice::Exited { status }) => Outcome::Signalled(status & 0x7f),
+        Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
+        _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
+    }
+}
+
+fn cannot_run(errno: i32) -> Outcome {
+    let (exit_code, reason) = match errno {
+        libc::ENOENT => (127, "command not found in the image".to_owned()),
+        libc::EACCES => (126, "command cannot be executed: permission denied".to_owned()),
+        libc::ENOEXEC => (126, "command is not a program: it needs a '#!' line or an executable format".to_owned()),
+        errno => (126, format!("command cannot be executed: {}", errno_text(errno))),
+    };
+    Outcome::CannotRun { exit_code, reason }
+}
+
+fn set_up_failed(notice: Notice) -> ContainerError {
+    match notice {
+        Notice::Failed { step, errno } => at(step.words())(io::Error::from_raw_os_error(errno)),
+        _ => at("talk to the init")(io::Error::from(io::ErrorKind::InvalidData)),
+    }
+}
+
+/// What the client is told; the operator gets the whole chain.
+fn reason(error: &ContainerError) -> String {
+    match error {
+        ContainerError::Cgroup(CgroupError::NotInForce { .. }) => "a resource limit could not be put in force".into(),
+        _ => "the container could not be started".into(),
+    }
+}
+
+fn errno_text(errno: i32) -> String {
+    nix::errno::Errno::from_raw(errno).desc().to_lowercase()
+}

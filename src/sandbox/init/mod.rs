@@ -1,0 +1,208 @@
+//! The init: PID 1 of every container, Faber's own, run by libcontainer as the spec's process.
+//!
+//! It runs as root of the slot's user namespace with four capabilities; the task runs as [`TASK_UID`] with none. So the
+//! task can neither signal nor inspect it. It is a fork of the single-threaded runner, without exec: it may allocate,
+//! but must not log.
+
+mod child;
+mod place;
+pub mod wire;
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use libcontainer::oci_spec::runtime::Spec;
+use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::kernel;
+use super::seccomp::Programs;
+use child::Child;
+use wire::{Command, Notice, Step};
+
+/// Where a task starts and its files are.
+pub const WORKSPACE: &str = "/workspace";
+/// The task's user and group inside: of the range Debian keeps free for nobody (65000–65533), so that no file of the
+/// machine is the task's own by chance.
+pub const TASK_UID: u32 = 65_000;
+pub const TASK_GID: u32 = 65_000;
+
+/// A set-up step that failed: two numbers, because a forked process has no words to spare.
+#[derive(Debug)]
+pub struct Failure {
+    step: Step,
+    errno: i32,
+}
+
+fn at(step: Step) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure { step, errno: error.raw_os_error().unwrap_or(libc::EINVAL) }
+}
+
+/// libcontainer's executor. The descriptors are numbers: they name the runner's descriptors in its forked children.
+#[derive(Clone)]
+pub struct Init {
+    /// Commands in, notices out.
+    pub control: RawFd,
+    /// The start signal, for the task's process.
+    pub start: RawFd,
+    /// The runner's own descriptors, of no use here.
+    pub foreign: Vec<RawFd>,
+    pub programs: Rc<Programs>,
+}
+
+impl Executor for Init {
+    /// Runs while the container is created, after pivot_root and with the init's final credentials.
+    fn validate(&self, _: &Spec) -> Result<(), ExecutorValidationError> {
+        for &fd in &self.foreign {
+            let _ = nix::unistd::close(fd);
+        }
+        let failed = |error: io::Error| ExecutorValidationError::ArgValidationError(error.to_string());
+        // Credentials no longer change from here on, which would clear it.
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+            .map_err(|errno| failed(errno.into()))?;
+        // The runner may have died before that: then its end is closed.
+        if hung_up(self.control).map_err(failed)? {
+            return Err(ExecutorValidationError::ArgValidationError("the runner is gone".into()));
+        }
+        Ok(())
+    }
+
+    fn setup_envs(&self, _: HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
+        Ok(())
+    }
+
+    /// Never returns: an error from here would be written to a closed descriptor.
+    fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
+        std::panic::set_hook(Box::new(|_| {}));
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve()));
+        kernel::exit_now(if matches!(status, Ok(Ok(()))) { 0 } else { 1 })
+    }
+}
+
+impl Init {
+    fn serve(&self) -> Result<(), Failure> {
+        kernel::close_from(3, &mut [self.control, self.start]);
+        // SAFETY: both are open, and nothing else in this forked process uses them as its own.
+        let (control, start) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.start)) };
+        let control = File::from(control);
+        match self.prepare(&control, &start) {
+            Ok(child) => Ok(tend(child, &control)),
+            Err(failure) => {
+                notify(&control, Notice::Failed { step: failure.step, errno: failure.errno });
+                Err(failure)
+            }
+        }
+    }
+
+    /// Everything up to the task's process waiting for its start.
+    fn prepare(&self, control: &File, start: &OwnedFd) -> Result<Pid, Failure> {
+        let command: Option<Command> = wire::receive(&mut &*control).map_err(at(Step::Receive))?;
+        let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
+        kernel::set_fs_ids(TASK_UID, TASK_GID);
+        let placed = place::files(WORKSPACE, &command.files);
+        kernel::set_fs_ids(0, 0);
+        placed.map_err(at(Step::Files))?;
+        let child = Child {
+            candidates: candidates(&command.argv[0], &command.path),
+            argv: strings(command.argv),
+            env: strings(command.env.into_iter().map(|(name, value)| format!("{name}={value}"))),
+            file_descriptors: command.file_descriptors,
+            cpu_seconds: command.cpu_seconds,
+            programs: &self.programs,
+        };
+        kernel::catch_sigchld();
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None).map_err(|e| at(Step::Fork)(e.into()))?;
+        kernel::fork(|| child.run(control.as_fd(), start.as_fd())).map_err(at(Step::Fork))
+    }
+}
+
+/// The paths to try, in order, as execvp(3) does; a command with a slash is a path already.
+fn candidates(command: &str, path: &str) -> Vec<CString> {
+    if command.contains('/') {
+        return strings([command.to_owned()]);
+    }
+    strings(path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{command}")))
+}
+
+/// NUL bytes were refused when the task was parsed; what holds one all the same is left out.
+fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
+    strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
+}
+
+/// Reaps until the task's process has ended or the runner says stop, then ends whatever is left. All children are
+/// reaped here: only so their I/O is in the init's own sums (proc_pid_io(5)), which the runner reads last.
+fn tend(task: Pid, control: &File) {
+    match wait_for_end(task, control.as_fd()) {
+        Some(status) => {
+            // At once: what is left to end is not the task's time.
+            notify(control, Notice::Exited { status });
+            end_all(task);
+        }
+        None => {
+            if let Some(status) = end_all(task) {
+                notify(control, Notice::Exited { status });
+            }
+        }
+    }
+}
+
+/// The wait(2) status of the task's process, or None when the runner said stop first.
+fn wait_for_end(task: Pid, control: BorrowedFd<'_>) -> Option<i32> {
+    loop {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) | Err(_) => break,
+                Ok(status) if status.pid() == Some(task) => return Some(raw(status)),
+                Ok(_) => {}
+            }
+        }
+        // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
+        let mut fds = [nix::poll::PollFd::new(control, nix::poll::PollFlags::POLLIN)];
+        match nix::poll::ppoll(&mut fds, None, Some(SigSet::empty())) {
+            Ok(_) => return None,
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+/// SIGKILL to everything but ourselves until nothing is left to reap; the status of the task's process if it was among
+/// them.
+fn end_all(task: Pid) -> Option<i32> {
+    let mut ended = None;
+    loop {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        match waitpid(None, None) {
+            Ok(status) if status.pid() == Some(task) => ended = Some(raw(status)),
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(_) => return ended,
+        }
+    }
+}
+
+fn raw(status: WaitStatus) -> i32 {
+    match status {
+        WaitStatus::Exited(_, code) => (code & 0xff) << 8,
+        WaitStatus::Signaled(_, signal, core) => signal as i32 | if core { 0x80 } else { 0 },
+        _ => 0,
+    }
+}
+
+/// send(2), not write(2): only the latter counts as I/O of the task's tree.
+fn notify(control: impl AsFd, notice: Notice) {
+    let _ = rustix::net::send(control, &notice.encode(), rustix::net::SendFlags::NOSIGNAL);
+}
+
+fn hung_up(fd: RawFd) -> io::Result<bool> {
+    // SAFETY: the number names a descriptor that stays open for this call.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let mut fds = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut fds, Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 }))?;
+    Ok(fds[0].revents().contains(rustix::event::PollFlags::HUP))
+}

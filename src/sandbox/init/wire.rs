@@ -1,0 +1,179 @@
+//! What the runner and the init say to each other over the init's inherited sockets.
+//!
+//! ```text
+//! runner                         init (PID 1)                    child (the task to be)
+//!   │ Command  ───────────────────▶ │ files written, forks ─────────▶ │ becomes the task's user, loads seccomp
+//!   │ ◀──────────────────────────────────────────────── Prepared ──── │ waits
+//!   │ (reads baselines, starts the clock)                             │
+//!   │ one byte on `start` ──────────────────────────────────────────▶ │ execve
+//!   │ ◀─────────────────────────────────────── Failed (only if so) ── │
+//!   │ ◀──────────── Exited ──────── │ ◀──────────────── exit ──────── ┘
+//!   │                               │ ends and reaps what is left, exits
+//! ```
+//! One byte on the control socket (or its end) tells the init to end everything at once.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::task::WorkspacePath;
+
+/// No message is larger: files, arguments and environment are bounded well below it.
+const LARGEST: u32 = 256 << 20;
+
+/// What to run; everything in it was looked at before.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Command {
+    pub argv: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    /// Where a command without a slash is looked up.
+    pub path: String,
+    pub files: BTreeMap<WorkspacePath, String>,
+    pub file_descriptors: u64,
+    /// Seconds; the kernel's own stop behind the runner's watch.
+    pub cpu_seconds: u64,
+}
+
+/// What the init and its child report: fixed size, so that two writers of one socket cannot mix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// The child waits for its start, as the task's user and under its limits.
+    Prepared,
+    /// A step of the set-up failed; the task did not run.
+    Failed { step: Step, errno: i32 },
+    /// The command ended; the status is wait(2)'s.
+    Exited { status: i32 },
+}
+
+/// Steps that can fail; the runner finds the words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Step {
+    Receive = 1,
+    Files,
+    Fork,
+    Session,
+    Limits,
+    User,
+    Privileges,
+    Seccomp,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 9] = [
+        Self::Receive,
+        Self::Files,
+        Self::Fork,
+        Self::Session,
+        Self::Limits,
+        Self::User,
+        Self::Privileges,
+        Self::Seccomp,
+        Self::Exec,
+    ];
+
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Receive => "receive the command",
+            Self::Files => "write the task's files",
+            Self::Fork => "fork the task's process",
+            Self::Session => "make the task's session",
+            Self::Limits => "set the task's resource limits",
+            Self::User => "become the task's user",
+            Self::Privileges => "give up privileges",
+            Self::Seccomp => "load the seccomp filter",
+            Self::Exec => "execute the command",
+        }
+    }
+}
+
+impl Notice {
+    pub const BYTES: usize = 12;
+
+    pub fn encode(self) -> [u8; Self::BYTES] {
+        let words = match self {
+            Self::Prepared => [1, 0, 0],
+            Self::Failed { step, errno } => [2, step as u32, errno as u32],
+            Self::Exited { status } => [3, status as u32, 0],
+        };
+        let mut bytes = [0; Self::BYTES];
+        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub fn decode(bytes: [u8; Self::BYTES]) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        match (word(0), word(4), word(8)) {
+            (1, 0, 0) => Some(Self::Prepared),
+            (2, step, errno) => {
+                let step = Step::ALL.into_iter().find(|known| *known as u32 == step)?;
+                Some(Self::Failed { step, errno: errno as i32 })
+            }
+            (3, status, 0) => Some(Self::Exited { status: status as i32 }),
+            _ => None,
+        }
+    }
+}
+
+/// Writes one length-prefixed message.
+///
+/// # Errors
+/// The writer's; `InvalidInput` when the message is larger than the other side would take.
+pub fn send(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut bytes = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
+    let length = u32::try_from(bytes.len() - 4).ok().filter(|length| *length <= LARGEST);
+    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message too large"))?;
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    writer.write_all(&bytes)
+}
+
+/// Reads one length-prefixed message; None at the end of the stream.
+///
+/// # Errors
+/// The reader's; `InvalidData` when it is not a message.
+pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Option<T>> {
+    let mut length = [0; 4];
+    match reader.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    }
+    let length = u32::from_le_bytes(length);
+    if length > LARGEST {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too large"));
+    }
+    let mut bytes = Vec::new();
+    reader.take(length.into()).read_to_end(&mut bytes)?;
+    if bytes.len() != length as usize {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    postcard::from_bytes(&bytes).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_survive_the_wire() {
+        let notices = [Notice::Prepared, Notice::Exited { status: 0x8b }];
+        let failures = Step::ALL.map(|step| Notice::Failed { step, errno: 13 });
+        for notice in notices.into_iter().chain(failures) {
+            assert_eq!(Notice::decode(notice.encode()), Some(notice));
+        }
+        assert_eq!(Notice::decode([9; 12]), None);
+    }
+
+    #[test]
+    fn a_message_that_is_cut_or_too_large_is_an_error() {
+        let mut bytes = Vec::new();
+        send(&mut bytes, &"hello").unwrap();
+        assert_eq!(receive::<String>(&mut bytes.as_slice()).unwrap().as_deref(), Some("hello"));
+        assert!(receive::<String>(&mut &bytes[..6]).is_err());
+        assert!(receive::<String>(&mut [255u8; 8].as_slice()).is_err());
+        assert!(receive::<String>(&mut [0u8; 0].as_slice()).unwrap().is_none());
+    }
+}

@@ -1,0 +1,123 @@
+//! The system calls that need `unsafe`: each in one small function with what makes it sound.
+//!
+//! All of this is for single-threaded processes: after a fork the child may then use everything the parent could.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use nix::unistd::{ForkResult, Pid};
+
+/// Forks; the child runs `body` and ends with the status it returns, never coming back into the caller's code.
+///
+/// # Errors
+/// fork(2)'s.
+pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    // SAFETY: the process has one thread, so no lock can be held by somebody who does not exist in the child.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101)),
+    }
+}
+
+/// _exit(2): no destructors, no atexit handlers, no flushing of buffers that belong to the parent.
+pub fn exit_now(status: i32) -> ! {
+    // SAFETY: takes a number and does not return.
+    unsafe { libc::_exit(status) }
+}
+
+/// Marks every descriptor from `first` on, `keep` excepted, as closed. (close_range(2))
+pub fn close_from(first: RawFd, keep: &mut [RawFd]) {
+    keep.sort_unstable();
+    let mut from = first;
+    for &kept in keep.iter().filter(|&&fd| fd >= first) {
+        close_range(from, kept - 1);
+        from = kept + 1;
+    }
+    close_range(from, RawFd::MAX);
+}
+
+fn close_range(first: RawFd, last: RawFd) {
+    if first <= last {
+        // SAFETY: the callers are freshly forked processes that never again use what they close here.
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+    }
+}
+
+/// mount_setattr(2) on a detached mount and everything below it.
+///
+/// # Errors
+/// As the manual page says; EINVAL also where the file system cannot be ID-mapped.
+pub fn mount_setattr(mount: BorrowedFd<'_>, set: u64, id_map: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: set | id_map.map_or(0, |_| libc::MOUNT_ATTR_IDMAP),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: id_map.map_or(0, |fd| fd.as_raw_fd() as u64),
+    };
+    // SAFETY: the path is a NUL-terminated empty string, `attributes` outlives the call and its size is the one given.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Brings `lo` up in the caller's network namespace (netdevice(7), SIOCSIFFLAGS).
+///
+/// # Errors
+/// socket(2)'s and ioctl(2)'s.
+pub fn raise_loopback() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    // SAFETY: all-zero bytes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: the kernel reads one ifreq, which lives until the call is over.
+    let done = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The credentials that file-system checks use become `uid` and `gid`, until set back. (setfsuid(2), setfsgid(2))
+pub fn set_fs_ids(uid: u32, gid: u32) {
+    // SAFETY: takes numbers; what it could not change shows as EACCES at the first file.
+    unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+    }
+}
+
+/// execve(2); returns only when it failed.
+pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
+    let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+        strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect()
+    };
+    let (argv, env) = (pointers(argv), pointers(env));
+    // SAFETY: both arrays end in null and point to NUL-terminated strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Puts every signal back to its default action: a Rust process ignores SIGPIPE, and execve(2) keeps what is ignored.
+pub fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL needs no handler code; SIGKILL and SIGSTOP are refused, which is fine.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// A handler that does nothing, so that SIGCHLD interrupts ppoll(2) instead of being discarded.
+pub fn catch_sigchld() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: the handler is async-signal-safe: it has no body.
+    unsafe { libc::signal(libc::SIGCHLD, nothing as *const () as libc::sighandler_t) };
+}

@@ -1,0 +1,23 @@
+//! Containers: what a spec and a bundle become, and how a task runs in one. The only module that names libcontainer.
+//!
+//! ```text
+//!            Slot::claim                 Container::create            Created::run
+//!  (uid range, namespaces, root) ──────────────> Created ───────────────────────────> Report
+//!                                     (init waits, PID 1)     (start, watch, measure, remove)
+//! ```
+//! Everything here is for a single-threaded process: libcontainer forks without exec and changes the working directory.
+
+pub mod cgroup;
+mod container;
+mod ids;
+mod init;
+mod kernel;
+mod namespaces;
+mod rootfs;
+mod seccomp;
+mod slot;
+mod spec;
+mod watch;
+
+pub use container::{ContainerError, Created};
+pub use slot::{Slot, SlotError};

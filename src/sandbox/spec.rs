@@ -1,0 +1,127 @@
+//! The OCI runtime spec of a container (runtime-spec config.md, config-linux.md), by `oci-spec`'s builders.
+//!
+//! It does not depend on the task: the container is created before the task is known. Limits are not in it either:
+//! they are written to the cgroup when they are known.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use libcontainer::oci_spec::OciSpecError;
+use libcontainer::oci_spec::runtime::{
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
+    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+};
+
+use super::init::{TASK_GID, TASK_UID, WORKSPACE};
+
+/// The host name inside.
+const HOSTNAME: &str = "faber";
+/// The root file system, in the bundle.
+pub const ROOTFS: &str = "rootfs";
+
+/// What a task must not see of /proc: the lists of the container engines, and the kernel's command line and symbols.
+const MASKED: [&str; 14] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/cmdline",
+    "/proc/interrupts",
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/modules",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/swaps",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+];
+/// What a task may see of /proc, but not write.
+const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The spec of a container in a slot with these namespaces and this cgroup.
+///
+/// # Errors
+/// When a builder misses a field, which would be a mistake here.
+pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+    SpecBuilder::default()
+        .version("1.0.2")
+        .hostname(HOSTNAME)
+        .root(RootBuilder::default().path(ROOTFS).readonly(true).build()?)
+        .mounts(mounts()?)
+        .process(
+            ProcessBuilder::default()
+                .terminal(false)
+                // Root of the slot's user namespace: only the init runs so; it gives all of it up for the task.
+                .user(UserBuilder::default().uid(0u32).gid(0u32).additional_gids(Vec::new()).build()?)
+                .args(vec!["faber-init".to_owned()])
+                .env(Vec::new())
+                .cwd(WORKSPACE)
+                .capabilities(capabilities()?)
+                .no_new_privileges(true)
+                .build()?,
+        )
+        .linux(
+            LinuxBuilder::default()
+                .cgroups_path(cgroup)
+                .namespaces(namespaces(user, network)?)
+                .masked_paths(existing(&MASKED))
+                .readonly_paths(existing(&READ_ONLY))
+                .build()?,
+        )
+        .build()
+}
+
+/// What the init needs to become the task and to end it; the task's own set is empty.
+fn capabilities() -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
+    let set: HashSet<_> = [Capability::Setuid, Capability::Setgid, Capability::Setpcap, Capability::Kill].into();
+    LinuxCapabilitiesBuilder::default()
+        .bounding(set.clone())
+        .effective(set.clone())
+        .permitted(set)
+        .inheritable(HashSet::new())
+        .ambient(HashSet::new())
+        .build()
+}
+
+fn namespaces(user: PathBuf, network: PathBuf) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
+    let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
+    let joined = |typ, path: PathBuf| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
+    Ok(vec![
+        joined(User, user)?,
+        joined(Network, network)?,
+        new(Pid)?,
+        new(Mount)?,
+        new(Ipc)?,
+        new(Uts)?,
+        new(Cgroup)?,
+    ])
+}
+
+/// Every writable place is a tmpfs with a limit on size and inodes; its pages count against the task's memory.
+fn mounts() -> Result<Vec<Mount>, OciSpecError> {
+    let workspace = format!("mode=755,uid={TASK_UID},gid={TASK_GID},size=256m,nr_inodes=64k");
+    Ok(vec![
+        // hidepid: a task sees its own processes, not the init.
+        mount("proc", "/proc", "nosuid,noexec,nodev,hidepid=2")?,
+        mount("tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64")?,
+        mount("tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
+        mount("tmpfs", "/tmp", "nosuid,nodev,mode=1777,size=128m,nr_inodes=64k")?,
+        mount("tmpfs", WORKSPACE, &format!("nosuid,nodev,{workspace}"))?,
+    ])
+}
+
+fn mount(typ: &str, destination: &str, options: &str) -> Result<Mount, OciSpecError> {
+    MountBuilder::default()
+        .typ(typ)
+        .source(typ)
+        .destination(destination)
+        .options(options.split(',').map(str::to_owned).collect::<Vec<_>>())
+        .build()
+}
+
+/// Each path costs system calls, so only what this kernel has is named.
+fn existing(paths: &[&str]) -> Vec<String> {
+    paths.iter().filter(|path| Path::new(path).exists()).map(|&path| path.to_owned()).collect()
+}

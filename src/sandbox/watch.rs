@@ -1,0 +1,254 @@
+//! The one loop: output, limits, the client's going away, and the end, all in one poll(2).
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::cgroup::Cgroup;
+use super::init::wire::Notice;
+use crate::task::{Limit, Limits};
+
+/// How often what the kernel does not tell is looked at.
+const SAMPLE: Duration = Duration::from_millis(10);
+/// How long the init has to end and reap everything before the kernel does it for it.
+const GRACE: Duration = Duration::from_secs(1);
+const CHUNK: usize = 64 << 10;
+
+/// Why Faber ended a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    Limit(Limit),
+    Cancelled,
+}
+
+/// How it ended: Faber's own reason first, and what the init said.
+#[derive(Debug)]
+pub struct Ended {
+    pub stop: Option<Stop>,
+    pub notice: Option<Notice>,
+    pub wall_time: Duration,
+}
+
+/// What comes first after the container's start.
+pub enum First {
+    Notice(Notice),
+    InitGone,
+    Cancelled,
+    Late,
+}
+
+/// Waits for the init's first word.
+pub fn first_notice(
+    control: &UnixStream,
+    init: BorrowedFd<'_>,
+    cancel: BorrowedFd<'_>,
+    patience: Duration,
+) -> io::Result<First> {
+    let mut fds = [input(&control), input(&init), input(&cancel)];
+    let ready = wait(&mut fds, Some(patience))?;
+    Ok(match fds.map(|fd| !fd.revents().is_empty()) {
+        [true, ..] => receive(control)?.map_or(First::InitGone, First::Notice),
+        [_, true, _] => First::InitGone,
+        [.., true] => First::Cancelled,
+        _ => {
+            debug_assert_eq!(ready, 0);
+            First::Late
+        }
+    })
+}
+
+pub struct Watch<'a> {
+    group: &'a dyn Cgroup,
+    limits: &'a Limits,
+    cpu_before: u64,
+    started: Instant,
+    output: [Vec<u8>; 2],
+    stop: Option<(Stop, Instant)>,
+    ended: Option<(Notice, Instant)>,
+    file_descriptors: u64,
+}
+
+impl<'a> Watch<'a> {
+    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, cpu_before: u64, started: Instant) -> Self {
+        // Every task starts with three descriptors.
+        Self { group, limits, cpu_before, started, output: Default::default(), stop: None, ended: None, file_descriptors: 3 }
+    }
+
+    /// Returns when the init is gone: then everything in the container is.
+    pub fn until_end(
+        &mut self,
+        stdout: &File,
+        stderr: &File,
+        control: &UnixStream,
+        init: BorrowedFd<'_>,
+        cancel: BorrowedFd<'_>,
+    ) -> Ended {
+        let mut open = [true, true, true];
+        let mut next_sample = self.started + SAMPLE;
+        loop {
+            // An end of file is always readable, so what has ended is no longer asked.
+            let mut fds = [input(&stdout), input(&stderr), input(&control), input(&init), input(&cancel)];
+            for (fd, open) in fds.iter_mut().zip(open) {
+                if !open {
+                    *fd = PollFd::from_borrowed_fd(init, PollFlags::empty());
+                }
+            }
+            if self.stop.is_some() {
+                fds[4] = PollFd::from_borrowed_fd(init, PollFlags::empty());
+            }
+            let _ = wait(&mut fds, Some(self.patience(next_sample)));
+            let [out, err, said, gone, cancelled] = fds.map(|fd| !fd.revents().is_empty());
+            if open[0] && out {
+                open[0] = self.read(stdout, 0, control);
+            }
+            if open[1] && err {
+                open[1] = self.read(stderr, 1, control);
+            }
+            if open[2] && said {
+                open[2] = self.hear(control);
+            }
+            if gone {
+                break;
+            }
+            if self.stop.is_none() && cancelled {
+                self.stop(Stop::Cancelled, control);
+            }
+            self.check_clock(control, init);
+            if Instant::now() >= next_sample {
+                self.sample(control);
+                next_sample = Instant::now() + SAMPLE;
+            }
+        }
+        // What was written before the end and not read yet is in the pipes.
+        while open[2] && self.hear(control) {}
+        for (at, pipe) in [stdout, stderr].into_iter().enumerate() {
+            while open[at] && self.read(pipe, at, control) && readable(pipe) {}
+        }
+        let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
+        Ended {
+            stop: self.stop.map(|(stop, _)| stop),
+            notice: self.ended.map(|(notice, _)| notice),
+            wall_time: end.saturating_duration_since(self.started),
+        }
+    }
+
+    pub fn take_output(&mut self) -> (Vec<u8>, Vec<u8>) {
+        let [stdout, stderr] = std::mem::take(&mut self.output);
+        (stdout, stderr)
+    }
+
+    /// The most descriptors a sample saw in one process.
+    pub fn file_descriptors(&self) -> u64 {
+        self.file_descriptors
+    }
+
+    /// The first reason counts; once the command has ended by itself only its output can still be too much.
+    fn stop(&mut self, reason: Stop, control: &UnixStream) {
+        if self.stop.is_some() || (self.ended.is_some() && reason != Stop::Limit(Limit::Output)) {
+            return;
+        }
+        self.stop = Some((reason, Instant::now()));
+        let _ = rustix::net::send(control, &[1], rustix::net::SendFlags::NOSIGNAL);
+    }
+
+    /// Takes what is there, up to the limit; false at the end of the pipe.
+    fn read(&mut self, mut pipe: &File, at: usize, control: &UnixStream) -> bool {
+        let mut chunk = [0; CHUNK];
+        let length = match pipe.read(&mut chunk) {
+            Ok(0) => return false,
+            Ok(length) => length,
+            Err(error) => return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+        };
+        let left = self.limits.output.saturating_sub((self.output[0].len() + self.output[1].len()) as u64);
+        let kept = length.min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.output[at].extend_from_slice(&chunk[..kept]);
+        if kept < length {
+            self.stop(Stop::Limit(Limit::Output), control);
+        }
+        true
+    }
+
+    /// One notice; false when there will be no more.
+    fn hear(&mut self, control: &UnixStream) -> bool {
+        match receive(control) {
+            Ok(Some(notice)) => {
+                self.ended.get_or_insert((notice, Instant::now()));
+                true
+            }
+            Ok(None) | Err(_) => false,
+        }
+    }
+
+    fn check_clock(&mut self, control: &UnixStream, init: BorrowedFd<'_>) {
+        if self.started.elapsed() >= Duration::from_nanos(self.limits.wall_time) {
+            self.stop(Stop::Limit(Limit::WallTime), control);
+        }
+        let told = self.stop.map(|(_, at)| at).or(self.ended.map(|(_, at)| at));
+        if told.is_some_and(|at| at.elapsed() >= GRACE) {
+            let _ = pidfd_send_signal(init, Signal::KILL);
+        }
+    }
+
+    /// Errors here mean that the group is going away, which the init's end tells better.
+    fn sample(&mut self, control: &UnixStream) {
+        if self.group.oom_kills().is_ok_and(|kills| kills > 0) {
+            self.stop(Stop::Limit(Limit::Memory), control);
+        }
+        if self.group.cpu_time().is_ok_and(|used| used.saturating_sub(self.cpu_before) > self.limits.cpu_time) {
+            self.stop(Stop::Limit(Limit::CpuTime), control);
+        }
+        let most = self.group.processes().unwrap_or_default().into_iter().skip(1).filter_map(open_descriptors).max();
+        self.file_descriptors = self.file_descriptors.max(most.unwrap_or(0));
+    }
+
+    fn patience(&self, next_sample: Instant) -> Duration {
+        let deadline = self.started + Duration::from_nanos(self.limits.wall_time);
+        let next = if self.stop.is_some() { next_sample } else { next_sample.min(deadline) };
+        next.saturating_duration_since(Instant::now())
+    }
+}
+
+/// How many descriptors a process has open: the size of its fd directory since Linux 6.2 (proc_pid_fd(5)), else its entries.
+fn open_descriptors(pid: i32) -> Option<u64> {
+    let path = format!("/proc/{pid}/fd");
+    match std::fs::metadata(&path).ok()?.size() {
+        0 => Some(std::fs::read_dir(&path).ok()?.count() as u64),
+        size => Some(size),
+    }
+}
+
+fn input<'a>(fd: &'a impl AsFd) -> PollFd<'a> {
+    PollFd::new(fd, PollFlags::IN)
+}
+
+fn readable(fd: &File) -> bool {
+    let mut fds = [input(fd)];
+    wait(&mut fds, Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)
+}
+
+fn wait(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<usize> {
+    let timeout = patience.map(|patience| Timespec {
+        tv_sec: patience.as_secs() as i64,
+        tv_nsec: patience.subsec_nanos().into(),
+    });
+    match poll(fds, timeout.as_ref()) {
+        Err(rustix::io::Errno::INTR) => Ok(0),
+        other => Ok(other?),
+    }
+}
+
+/// One notice if one is there; None at the end of the stream.
+fn receive(control: &UnixStream) -> io::Result<Option<Notice>> {
+    let mut bytes = [0; Notice::BYTES];
+    match rustix::net::recv(control, &mut bytes[..], rustix::net::RecvFlags::DONTWAIT) {
+        Ok((_, Notice::BYTES)) => Ok(Notice::decode(bytes)),
+        Ok(_) => Ok(None),
+        Err(errno) => Err(errno.into()),
+    }
+}
