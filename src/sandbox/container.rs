@@ -16,11 +16,12 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
 use super::cgroup::{Cgroup, CgroupError, Measured, Tree};
-use super::init::wire::{self, Command, Notice, Step};
+use super::init::wire::{Command, Notice, Step};
 use super::init::{Init, WORKSPACE};
 use super::slot::{Slot, SlotError};
 use super::spec;
 use super::watch::{self, Ended, Watch};
+use crate::frame;
 use crate::image::Image;
 use crate::task::{Hits, Limit, Limits, Outcome, Report, Task, Usage};
 
@@ -60,6 +61,17 @@ pub struct Created {
     group: Box<dyn Cgroup>,
     state: PathBuf,
 }
+
+/// What came of a task; the removal of its container may wait until the report is on its way.
+pub struct Ran {
+    pub report: Report,
+    /// What kept the task from starting, for the operator.
+    pub fault: Option<ContainerError>,
+    pub remains: Remains,
+}
+
+/// A container whose task has ended. Dropping it removes it.
+pub struct Remains(#[expect(dead_code, reason = "held for its Drop")] Created);
 
 /// The init as the runner holds it: the handle that cannot come to mean another process, and the pid to look up in /proc.
 struct InitProcess {
@@ -122,15 +134,16 @@ impl Created {
         self.init.handle.as_fd()
     }
 
-    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report:
-    /// the reason for the client, and the error for the operator.
-    pub fn run(mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> (Report, Option<ContainerError>) {
+    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
+    /// for the client, and in the fault for the operator.
+    pub fn run(mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> Ran {
         let limits = task.limits.clone();
-        match self.prepare(task, image, cancel) {
+        let (report, fault) = match self.prepare(task, image, cancel) {
             Ok(Prepared::Waiting(before)) => (self.start_and_watch(&limits, &before, cancel), None),
             Ok(Prepared::Not(outcome)) => (Report { outcome, ..Report::not_executed("") }, None),
             Err(error) => (Report::not_executed(reason(&error)), Some(error)),
-        }
+        };
+        Ran { report, fault, remains: Remains(self) }
     }
 
     /// Everything before the clock runs: limits in force, container started, files placed, the task's process waiting.
@@ -139,10 +152,12 @@ impl Created {
         self.group.apply(limits)?;
         // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
         self.score(1000)?;
-        self.container.start().map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
+        self.container
+            .start()
+            .map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
         let limit = limits.clone();
         // A refused command shows in what the init says or does not say next.
-        let _ = wire::send(&mut self.control, &command(task, image));
+        let _ = frame::send(&mut self.control, &command(task, image));
         let notice = watch::first_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP);
         match notice.map_err(at("wait for the init"))? {
             watch::First::Notice(Notice::Prepared) => {}

@@ -19,5 +19,6 @@ mod slot;
 mod spec;
 mod watch;
 
-pub use container::{ContainerError, Created};
+pub use container::{ContainerError, Created, Ran, Remains};
+pub use ids::{IdError, UidRange};
 pub use slot::{Slot, SlotError};

@@ -158,7 +158,9 @@ impl Builder<'_> {
 
     fn fallback(&self, name: &str, stand_ins: &[String], path: &str) -> Result<()> {
         let find = |command: &str| {
-            path.split(':').map(|dir| Path::new(dir).join(command)).find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
+            path.split(':')
+                .map(|dir| Path::new(dir).join(command))
+                .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         };
         if find(name).is_some() {
             return Ok(());

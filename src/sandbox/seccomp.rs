@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 
 use seccompiler::{
-    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
 };
 
 /// The compiled filter, in the order in which it is loaded.
@@ -32,8 +32,12 @@ macro_rules! numbers {
 impl Programs {
     pub fn compile() -> Result<Self, SeccompError> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let allow: BTreeMap<i64, Vec<SeccompRule>> =
-            [COMMON, RECENT, ARCHITECTURE].concat().into_iter().map(|call| (call, Vec::new())).chain(conditional()?).collect();
+        let allow: BTreeMap<i64, Vec<SeccompRule>> = [COMMON, RECENT, ARCHITECTURE]
+            .concat()
+            .into_iter()
+            .map(|call| (call, Vec::new()))
+            .chain(conditional()?)
+            .collect();
         let allowlist = SeccompFilter::new(allow, errno(libc::EPERM), SeccompAction::Allow, arch)?;
         let unreadable = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
         let not_there = SeccompFilter::new(unreadable, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;

@@ -73,7 +73,6 @@ impl Slot {
         rootfs::enter_private_mounts()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
-        // The container's root walks through these directories to its root file system.
         Ok(Self {
             instance: instance.to_owned(),
             name: name.to_owned(),

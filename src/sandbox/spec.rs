@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{
-    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, Mount,
-    MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
+    Capability, LinuxBuilder, LinuxCapabilitiesBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
+    Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
 use super::init::{TASK_GID, TASK_UID, WORKSPACE};
@@ -88,15 +88,7 @@ fn namespaces(user: PathBuf, network: PathBuf) -> Result<Vec<LinuxNamespace>, Oc
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let joined = |typ, path: PathBuf| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
-    Ok(vec![
-        joined(User, user)?,
-        joined(Network, network)?,
-        new(Pid)?,
-        new(Mount)?,
-        new(Ipc)?,
-        new(Uts)?,
-        new(Cgroup)?,
-    ])
+    Ok(vec![joined(User, user)?, joined(Network, network)?, new(Pid)?, new(Mount)?, new(Ipc)?, new(Uts)?, new(Cgroup)?])
 }
 
 /// Every writable place is a tmpfs with a limit on size and inodes; its pages count against the task's memory.

@@ -77,7 +77,16 @@ pub struct Watch<'a> {
 impl<'a> Watch<'a> {
     pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, cpu_before: u64, started: Instant) -> Self {
         // Every task starts with three descriptors.
-        Self { group, limits, cpu_before, started, output: Default::default(), stop: None, ended: None, file_descriptors: 3 }
+        Self {
+            group,
+            limits,
+            cpu_before,
+            started,
+            output: Default::default(),
+            stop: None,
+            ended: None,
+            file_descriptors: 3,
+        }
     }
 
     /// Returns when the init is gone: then everything in the container is.
@@ -233,10 +242,8 @@ fn readable(fd: &File) -> bool {
 }
 
 fn wait(fds: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<usize> {
-    let timeout = patience.map(|patience| Timespec {
-        tv_sec: patience.as_secs() as i64,
-        tv_nsec: patience.subsec_nanos().into(),
-    });
+    let timeout = patience
+        .map(|patience| Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: patience.subsec_nanos().into() });
     match poll(fds, timeout.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(0),
         other => Ok(other?),

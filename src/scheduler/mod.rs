@@ -1,12 +1,60 @@
 //! Which task runs when: admission, the queue, the memory budget, and the pool as the front sees it.
+//!
+//! Runners pull: one that holds a created container takes the first task of the queue as soon as there is a free place
+//! and the sum of the running tasks' memory limits stays in the budget. The head of the queue is never overtaken, so a
+//! large task cannot starve.
 
-use std::sync::Arc;
+mod handle;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::task::{Report, Task};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::task::{Outcome, Report, Task};
+
+/// How long a client is asked to wait when the queue is full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the tasks share.
+#[derive(Debug, Clone, Copy)]
+pub struct Capacity {
+    /// Tasks that may run at once.
+    pub concurrency: usize,
+    /// Bytes: the sum of the running tasks' memory limits.
+    pub memory: u64,
+    /// Tasks that may wait beyond those that can run.
+    pub queue_length: usize,
+    /// How long a task may wait for its turn.
+    pub queue_timeout: Duration,
+}
 
 /// Shares the runners out among the tasks.
-pub struct Scheduler {}
+pub struct Scheduler {
+    capacity: Capacity,
+    state: Mutex<State>,
+    /// The queue or what is free has changed.
+    changed: Notify,
+    /// True once everything is to end.
+    cancelled: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Job>,
+    running: usize,
+    memory: u64,
+    runners: usize,
+}
+
+/// A task that was taken, on its way to a runner.
+struct Job {
+    task: Task,
+    started: oneshot::Sender<()>,
+    reply: oneshot::Sender<Report>,
+}
 
 /// The queue is full: nothing of the request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,19 +71,128 @@ pub struct QueueTimeout {
 }
 
 /// A task that was taken. Dropping it takes it out of the queue, or ends it when it already runs.
-pub struct Pending {}
+pub struct Pending {
+    started: oneshot::Receiver<()>,
+    reply: oneshot::Receiver<Report>,
+    queued: Instant,
+    patience: Duration,
+}
+
+/// The place of a running task; given back when dropped.
+struct Place<'a> {
+    scheduler: &'a Scheduler,
+    memory: u64,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut state = self.scheduler.state();
+        state.running -= 1;
+        state.memory -= self.memory;
+        drop(state);
+        self.scheduler.changed.notify_waiters();
+    }
+}
 
 impl Scheduler {
+    pub fn new(capacity: Capacity) -> Arc<Self> {
+        Arc::new(Self {
+            capacity,
+            state: Mutex::default(),
+            changed: Notify::new(),
+            cancelled: watch::Sender::new(false),
+        })
+    }
+
     /// Takes all of `tasks` in order, or none of them.
     pub fn submit(self: &Arc<Self>, tasks: Vec<Task>) -> Result<Vec<Pending>, Saturated> {
-        let _ = tasks;
-        Err(Saturated { retry_after: Duration::from_secs(1) })
+        let mut state = self.state();
+        // Those whose client went away no longer count.
+        state.queue.retain(|job| !job.reply.is_closed());
+        let free = self.capacity.concurrency.saturating_sub(state.running);
+        if state.queue.len() + tasks.len() > self.capacity.queue_length + free || *self.cancelled.borrow() {
+            return Err(Saturated { retry_after: RETRY_AFTER });
+        }
+        let pending = tasks.into_iter().map(|task| self.enqueue(&mut state, task)).collect();
+        drop(state);
+        self.changed.notify_waiters();
+        Ok(pending)
+    }
+
+    /// Ends every task, waiting or running: each is answered as cancelled. No task is taken any more.
+    pub fn cancel_all(&self) {
+        let queue = std::mem::take(&mut self.state().queue);
+        self.cancelled.send_replace(true);
+        for job in queue {
+            let _ = job.reply.send(Report { outcome: Outcome::Cancelled, ..Report::not_executed("") });
+        }
+    }
+
+    fn enqueue(&self, state: &mut State, task: Task) -> Pending {
+        let (started, has_started) = oneshot::channel();
+        let (reply, report) = oneshot::channel();
+        state.queue.push_back(Job { task, started, reply });
+        let patience = self.capacity.queue_timeout;
+        Pending { started: has_started, reply: report, queued: Instant::now(), patience }
+    }
+
+    /// The next task whose turn it is, with its place. Waits for one.
+    async fn next(&self) -> (Job, Place<'_>) {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(taken) = self.take() {
+                return taken;
+            }
+            changed.await;
+        }
+    }
+
+    fn take(&self) -> Option<(Job, Place<'_>)> {
+        let mut state = self.state();
+        while state.queue.front().is_some_and(|job| job.reply.is_closed()) {
+            state.queue.pop_front();
+        }
+        let memory = state.queue.front()?.task.limits.memory;
+        if state.running >= self.capacity.concurrency || state.memory + memory > self.capacity.memory {
+            return None;
+        }
+        state.running += 1;
+        state.memory += memory;
+        let job = state.queue.pop_front()?;
+        Some((job, Place { scheduler: self, memory }))
+    }
+
+    /// A runner cannot make containers. While another one can, the queue waits for that; else waiting is in vain.
+    fn runner_failed(&self) {
+        let mut state = self.state();
+        if state.runners > 1 {
+            return;
+        }
+        for job in std::mem::take(&mut state.queue) {
+            let _ = job.reply.send(Report::not_executed("Faber could not make a container"));
+        }
+    }
+
+    /// The lock is held for a few assignments only, so nobody can panic with it.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 impl Pending {
     /// Waits for the task's turn and for its end.
-    pub async fn report(self) -> Result<Report, QueueTimeout> {
-        Err(QueueTimeout { waited: Duration::ZERO })
+    pub async fn report(mut self) -> Result<Report, QueueTimeout> {
+        let deadline = self.queued + self.patience;
+        tokio::select! {
+            biased;
+            report = &mut self.reply => return Ok(report.unwrap_or_else(|_| gone())),
+            _ = &mut self.started => {}
+            () = tokio::time::sleep_until(deadline) => return Err(QueueTimeout { waited: self.queued.elapsed() }),
+        }
+        Ok(self.reply.await.unwrap_or_else(|_| gone()))
     }
+}
+
+fn gone() -> Report {
+    Report::lost("Faber lost the task")
 }

@@ -30,6 +30,8 @@ pub enum CgroupError {
     Parse { path: PathBuf, text: String },
     #[error("{path} says {found} after {wanted} was written: the limit is not in force")]
     NotInForce { path: PathBuf, wanted: u64, found: String },
+    #[error("create {path}")]
+    Create { path: PathBuf, source: io::Error },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
     #[error("no {0} controller in any cgroup hierarchy: run `faber doctor`")]
@@ -106,7 +108,10 @@ impl Tree {
     /// Prepares what the containers' groups need above them.
     pub fn prepare(&self, instance: &str) -> Result<()> {
         match self {
-            Self::V1(_) => Ok(()),
+            Self::V1(_) => self.tops().iter().try_for_each(|top| {
+                let path = top.join(instance);
+                fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
+            }),
             Self::V2(root) => root.delegate(&Path::new(TOP).join(instance)),
         }
     }

@@ -23,6 +23,7 @@ use nix::unistd::Pid;
 
 use super::kernel;
 use super::seccomp::Programs;
+use crate::frame;
 use child::Child;
 use wire::{Command, Notice, Step};
 
@@ -102,7 +103,7 @@ impl Init {
 
     /// Everything up to the task's process waiting for its start.
     fn prepare(&self, control: &File, start: &OwnedFd) -> Result<Pid, Failure> {
-        let command: Option<Command> = wire::receive(&mut &*control).map_err(at(Step::Receive))?;
+        let command: Option<Command> = frame::receive(&mut &*control).map_err(at(Step::Receive))?;
         let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
         kernel::set_fs_ids(TASK_UID, TASK_GID);
         let placed = place::files(WORKSPACE, &command.files);
@@ -117,7 +118,8 @@ impl Init {
             programs: &self.programs,
         };
         kernel::catch_sigchld();
-        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None).map_err(|e| at(Step::Fork)(e.into()))?;
+        sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
+            .map_err(|e| at(Step::Fork)(e.into()))?;
         kernel::fork(|| child.run(control.as_fd(), start.as_fd())).map_err(at(Step::Fork))
     }
 }

@@ -12,15 +12,10 @@
 //! ```
 //! One byte on the control socket (or its end) tells the init to end everything at once.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::io::{self, Read, Write};
-
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::task::WorkspacePath;
-
-/// No message is larger: files, arguments and environment are bounded well below it.
-const LARGEST: u32 = 256 << 20;
 
 /// What to run; everything in it was looked at before.
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,40 +114,6 @@ impl Notice {
     }
 }
 
-/// Writes one length-prefixed message.
-///
-/// # Errors
-/// The writer's; `InvalidInput` when the message is larger than the other side would take.
-pub fn send(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
-    let mut bytes = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
-    let length = u32::try_from(bytes.len() - 4).ok().filter(|length| *length <= LARGEST);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "message too large"))?;
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    writer.write_all(&bytes)
-}
-
-/// Reads one length-prefixed message; None at the end of the stream.
-///
-/// # Errors
-/// The reader's; `InvalidData` when it is not a message.
-pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Option<T>> {
-    let mut length = [0; 4];
-    match reader.read_exact(&mut length) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-        other => other?,
-    }
-    let length = u32::from_le_bytes(length);
-    if length > LARGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message too large"));
-    }
-    let mut bytes = Vec::new();
-    reader.take(length.into()).read_to_end(&mut bytes)?;
-    if bytes.len() != length as usize {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    postcard::from_bytes(&bytes).map(Some).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,15 +126,5 @@ mod tests {
             assert_eq!(Notice::decode(notice.encode()), Some(notice));
         }
         assert_eq!(Notice::decode([9; 12]), None);
-    }
-
-    #[test]
-    fn a_message_that_is_cut_or_too_large_is_an_error() {
-        let mut bytes = Vec::new();
-        send(&mut bytes, &"hello").unwrap();
-        assert_eq!(receive::<String>(&mut bytes.as_slice()).unwrap().as_deref(), Some("hello"));
-        assert!(receive::<String>(&mut &bytes[..6]).is_err());
-        assert!(receive::<String>(&mut [255u8; 8].as_slice()).is_err());
-        assert!(receive::<String>(&mut [0u8; 0].as_slice()).unwrap().is_none());
     }
 }

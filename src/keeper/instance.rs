@@ -1,0 +1,157 @@
+//! One running Faber, by name: what it makes carries the name, and a lock says whether it lives.
+//!
+//! `<run dir>/<instance>/lock` is held with flock(2) as long as the instance lives; the kernel lets go of it whatever
+//! happens to the process. Whoever starts next removes what the dead left, and nobody else's.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::sandbox::cgroup::{CgroupError, Tree};
+
+/// Where the Faber instances of a machine find each other.
+pub const RUN_DIR: &str = "/run/faber";
+const LOCK: &str = "lock";
+
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    #[error("{step} {path}")]
+    Io { step: &'static str, path: PathBuf, source: io::Error },
+    #[error("draw a name for this instance")]
+    Name(#[source] io::Error),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+}
+
+type Result<T> = std::result::Result<T, InstanceError>;
+
+fn at(step: &'static str, path: &Path) -> impl Fn(io::Error) -> InstanceError {
+    move |source| InstanceError::Io { step, path: path.to_owned(), source }
+}
+
+/// This instance. Dropping it removes its groups and its directory.
+pub struct Instance {
+    name: String,
+    run_dir: PathBuf,
+    tree: Tree,
+    _lock: File,
+}
+
+impl Instance {
+    /// Removes what dead instances left, and founds a new one.
+    pub fn found() -> Result<Self> {
+        let run_dir = Path::new(RUN_DIR);
+        DirBuilder::new().recursive(true).mode(0o711).create(run_dir).map_err(at("create", run_dir))?;
+        let tree = Tree::detect()?;
+        // One at a time: a directory whose lock nobody holds yet must not be taken for a dead one's.
+        let _all = lock_all(run_dir)?;
+        sweep_dead(run_dir, &tree)?;
+        let name = draw_name().map_err(InstanceError::Name)?;
+        let dir = run_dir.join(&name);
+        DirBuilder::new().mode(0o711).create(&dir).map_err(at("create", &dir))?;
+        let path = dir.join(LOCK);
+        let lock = open(&path)?;
+        lock.try_lock().map_err(|error| at("lock", &path)(error.into()))?;
+        let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock };
+        instance.tree.prepare(&instance.name)?;
+        Ok(instance)
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
+    /// The directory of one slot; the slot makes it.
+    pub fn slot_dir(&self, slot: &str) -> PathBuf {
+        self.run_dir.join(&self.name).join(slot)
+    }
+
+    /// Removes what the dead runner of `slot` left.
+    pub fn sweep_slot(&self, slot: &str) -> Result<()> {
+        self.tree.sweep(&self.name, &format!("{slot}-"))?;
+        remove_dir(&self.slot_dir(slot))
+    }
+
+    fn remove(&self) -> Result<()> {
+        let _all = lock_all(&self.run_dir)?;
+        self.tree.sweep(&self.name, "")?;
+        remove_dir(&self.run_dir.join(&self.name))
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            tracing::warn!(
+                error = crate::runner::chain(&error),
+                "something of this instance is left for the next start"
+            );
+        }
+    }
+}
+
+fn sweep_dead(run_dir: &Path, tree: &Tree) -> Result<()> {
+    let mut live = Vec::new();
+    for entry in fs::read_dir(run_dir).map_err(at("read", run_dir))?.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let dir = entry.path();
+        if !dir.is_dir() {
+            continue;
+        }
+        if is_alive(&dir)? {
+            live.push(name);
+            continue;
+        }
+        tracing::info!(instance = name, "removing what a dead instance left");
+        tree.sweep(&name, "")?;
+        remove_dir(&dir)?;
+    }
+    for name in tree.instances().iter().filter(|name| !live.contains(name)) {
+        tree.sweep(name, "")?;
+    }
+    Ok(())
+}
+
+fn is_alive(dir: &Path) -> Result<bool> {
+    let path = dir.join(LOCK);
+    let lock = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        other => other.map_err(at("open", &path))?,
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(at("lock", &path)(error)),
+    }
+}
+
+/// The lock under which instances come and go.
+fn lock_all(run_dir: &Path) -> Result<File> {
+    let path = run_dir.join(LOCK);
+    let lock = open(&path)?;
+    lock.lock().map_err(at("lock", &path))?;
+    Ok(lock)
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::options().write(true).create(true).truncate(false).mode(0o600).open(path).map_err(at("open", path))
+}
+
+fn remove_dir(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Eight hexadecimal digits of the kernel's randomness.
+fn draw_name() -> io::Result<String> {
+    let mut bytes = [0; 4];
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(format!("{:08x}", u32::from_le_bytes(bytes)))
+}

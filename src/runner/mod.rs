@@ -1,0 +1,194 @@
+//! The runner: the single-threaded process that serves one slot, one container at a time.
+//!
+//! ```text
+//! empty ──create──> created ──Order::Run──> running ──report──> removing ──> empty
+//!   │                  └─ its init is gone ──> empty
+//!   └─ create fails: Notice::Failed, and the process ends (libcontainer leaks with each failure)
+//! ```
+//! One poll at a time, blocking throughout: libcontainer forks without exec, which a threaded process must not.
+//! What it forks inherits nothing that speaks: there is no tracing subscriber here, faults travel to the front.
+
+pub mod wire;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use crate::frame;
+use crate::sandbox::{ContainerError, Created, Ran, Slot, SlotError};
+use crate::task::{ImageName, Limits, Report, Task};
+use wire::{Notice, Order, Setup};
+
+/// Seconds a step that has no end of its own may take: libcontainer's create has none. SIGALRM then ends the process,
+/// and the keeper sweeps what it left.
+const STUCK: u32 = 60;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RunnerError {
+    #[error("{step}")]
+    Io { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Slot(#[from] SlotError),
+    #[error(transparent)]
+    Container(#[from] ContainerError),
+}
+
+fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> RunnerError {
+    move |error| RunnerError::Io { step, source: error.into() }
+}
+
+/// Serves `socket` until its other end is closed.
+///
+/// # Errors
+/// When the slot or a container cannot be made; the front has been told.
+pub fn serve(mut socket: UnixStream) -> Result<(), RunnerError> {
+    let Some(setup) = frame::receive::<Setup>(&mut socket).map_err(at("read the set-up"))? else { return Ok(()) };
+    let served = Runner::claim(&setup, &socket).and_then(|mut runner| runner.serve(&mut socket));
+    if let Err(error) = &served {
+        // Nobody may be there to hear it.
+        let _ = frame::send(&mut socket, &Notice::Failed(chain(error)));
+    }
+    served
+}
+
+struct Runner {
+    slot: Slot,
+    default_image: ImageName,
+    max: Limits,
+}
+
+/// What a waiting runner saw first.
+enum Event {
+    Order(Order),
+    InitGone,
+    Closed,
+}
+
+impl Runner {
+    fn claim(setup: &Setup, socket: &UnixStream) -> Result<Self, RunnerError> {
+        let foreign = vec![socket.as_raw_fd()];
+        let Setup { run_dir, dir, instance, slot, images, .. } = setup;
+        let slot = Slot::claim(run_dir, dir, instance, slot, images.clone(), foreign)?;
+        Ok(Self { slot, default_image: setup.default_image.clone(), max: setup.max.clone() })
+    }
+
+    fn serve(&mut self, socket: &mut UnixStream) -> Result<(), RunnerError> {
+        let default_image = self.default_image.clone();
+        let mut created = self.create(&default_image)?;
+        say(socket, &Notice::Ready)?;
+        loop {
+            match wait(socket, &created)? {
+                Event::Closed => return Ok(()),
+                // Too late: its task has ended.
+                Event::Order(Order::Cancel) => continue,
+                Event::InitGone => drop(created),
+                Event::Order(Order::Run(task)) => {
+                    self.run(task, created, socket)?;
+                    created = self.create(&default_image)?;
+                    say(socket, &Notice::Ready)?;
+                    continue;
+                }
+            }
+            created = self.create(&default_image)?;
+        }
+    }
+
+    fn create(&mut self, image: &ImageName) -> Result<Created, RunnerError> {
+        let _watchdog = Watchdog::set();
+        Ok(self.slot.create(image)?)
+    }
+
+    /// Runs one task and reports; the container's removal comes after the report.
+    fn run(&mut self, task: Task, created: Created, socket: &mut UnixStream) -> Result<(), RunnerError> {
+        if let Some(reason) = refusal(&task, &self.max) {
+            return say(socket, &Notice::Report { report: Report::not_executed(reason), fault: Some(reason.into()) });
+        }
+        let created = if task.image == self.default_image {
+            created
+        } else {
+            drop(created);
+            self.create(&task.image)?
+        };
+        let image = self.slot.image(&task.image)?.clone();
+        let Ran { report, fault, remains } = created.run(task, &image, socket.as_fd());
+        let fault = fault.map(|fault| chain(&fault));
+        say(socket, &Notice::Report { report, fault })?;
+        let _watchdog = Watchdog::set();
+        drop(remains);
+        Ok(())
+    }
+}
+
+/// The front parsed the task and granted its limits; a front that was taken over must gain nothing by not doing so.
+fn refusal(task: &Task, max: &Limits) -> Option<&'static str> {
+    let limits = &task.limits;
+    let within = limits.memory <= max.memory
+        && limits.cpu_time <= max.cpu_time
+        && limits.wall_time <= max.wall_time
+        && limits.processes <= max.processes
+        && limits.file_descriptors <= max.file_descriptors
+        && limits.output <= max.output;
+    (!within).then_some("the order asks for more than this runner may grant")
+}
+
+fn say(socket: &mut UnixStream, notice: &Notice) -> Result<(), RunnerError> {
+    frame::send(socket, notice).map_err(at("tell the front"))
+}
+
+fn wait(socket: &mut UnixStream, created: &Created) -> Result<Event, RunnerError> {
+    let init = created.init();
+    let mut fds = [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN)];
+    while let Err(errno) = poll(&mut fds, None) {
+        if errno != rustix::io::Errno::INTR {
+            return Err(at("wait for an order")(errno));
+        }
+    }
+    if fds[0].revents().is_empty() {
+        return Ok(Event::InitGone);
+    }
+    let order = frame::receive(socket).map_err(at("read an order"))?;
+    Ok(order.map_or(Event::Closed, Event::Order))
+}
+
+/// alarm(2) while it lives. A forked child does not inherit it.
+struct Watchdog;
+
+impl Watchdog {
+    fn set() -> Self {
+        nix::unistd::alarm::set(STUCK);
+        Self
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        nix::unistd::alarm::cancel();
+    }
+}
+
+/// An error and everything below it, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+/// The runner's process: its socket is its standard input.
+///
+/// # Errors
+/// When the socket is not there, and [`serve`]'s.
+pub fn main() -> Result<(), RunnerError> {
+    let socket = rustix::io::dup(io::stdin()).map_err(at("take the socket"))?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC).map_err(at("take the socket"))?;
+    let null = File::open("/dev/null").map_err(at("open /dev/null"))?;
+    rustix::stdio::dup2_stdin(&null).map_err(at("close the standard input"))?;
+    serve(UnixStream::from(socket))
+}
