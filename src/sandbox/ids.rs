@@ -60,14 +60,14 @@ impl UidRange {
 }
 
 fn try_lock(file: &File, byte: u32) -> io::Result<bool> {
-    let mut lock = nix::libc::flock {
+    let lock = nix::libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: byte.into(),
         l_len: 1,
         l_pid: 0,
     };
-    match nix::fcntl::fcntl(file.as_raw_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&mut lock)) {
+    match nix::fcntl::fcntl(file.as_raw_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
         Ok(_) => Ok(true),
         Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
         Err(errno) => Err(errno.into()),

@@ -93,7 +93,10 @@ impl Init {
         let (control, start) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.start)) };
         let control = File::from(control);
         match self.prepare(&control, &start) {
-            Ok(child) => Ok(tend(child, &control)),
+            Ok(child) => {
+                tend(child, &control);
+                Ok(())
+            }
             Err(failure) => {
                 notify(&control, Notice::Failed { step: failure.step, errno: failure.errno });
                 Err(failure)
