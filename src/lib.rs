@@ -1,8 +1,12 @@
 //! Faber runs untrusted programs for other programs: one fresh OCI container for every task.
 
+pub mod api;
+pub mod cli;
+pub mod config;
 mod frame;
 pub mod image;
 pub mod keeper;
+pub mod needs;
 pub mod runner;
 pub mod sandbox;
 pub mod scheduler;

@@ -1,1 +1,5 @@
-fn main() {}
+//! Command line in, hand over; nothing else.
+
+fn main() -> std::process::ExitCode {
+    faber::cli::main()
+}

@@ -268,12 +268,35 @@ fn gone(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
-/// From now on these signals are read, not delivered.
+/// What tells a process to end.
+fn stop_signals() -> SigSet {
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
+}
+
+/// For front and runners: a service manager signals every process of a service, and only the keeper knows what follows
+/// from it. They end when a socket is closed.
+///
+/// # Errors
+/// sigprocmask(2)'s.
+pub fn ignore_signals() -> nix::Result<()> {
+    stop_signals().thread_block()
+}
+
+/// From now on the signals that say stop are read, not delivered.
+///
+/// # Errors
+/// sigprocmask(2)'s and signalfd(2)'s.
+pub fn take_stop_signals() -> nix::Result<SignalFd> {
+    take(stop_signals())
+}
+
 fn take_signals() -> nix::Result<SignalFd> {
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        signals.add(signal);
-    }
+    let mut signals = stop_signals();
+    signals.add(Signal::SIGCHLD);
+    take(signals)
+}
+
+fn take(signals: SigSet) -> nix::Result<SignalFd> {
     signals.thread_block()?;
     SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }

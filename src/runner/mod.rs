@@ -104,7 +104,7 @@ impl Runner {
     /// Runs one task and reports; the container's removal comes after the report.
     fn run(&mut self, task: Task, created: Created, socket: &mut UnixStream) -> Result<(), RunnerError> {
         if let Some(reason) = refusal(&task, &self.max) {
-            return say(socket, &Notice::Report { report: Report::not_executed(reason), fault: Some(reason.into()) });
+            return say(socket, &Notice::Report { report: Report::fault(reason), fault: Some(reason.into()) });
         }
         let created = if task.image == self.default_image {
             created
@@ -124,14 +124,7 @@ impl Runner {
 
 /// The front parsed the task and granted its limits; a front that was taken over must gain nothing by not doing so.
 fn refusal(task: &Task, max: &Limits) -> Option<&'static str> {
-    let limits = &task.limits;
-    let within = limits.memory <= max.memory
-        && limits.cpu_time <= max.cpu_time
-        && limits.wall_time <= max.wall_time
-        && limits.processes <= max.processes
-        && limits.file_descriptors <= max.file_descriptors
-        && limits.output <= max.output;
-    (!within).then_some("the order asks for more than this runner may grant")
+    (!task.limits.within(max)).then_some("the order asks for more than this runner may grant")
 }
 
 fn say(socket: &mut UnixStream, notice: &Notice) -> Result<(), RunnerError> {

@@ -141,7 +141,7 @@ impl Created {
         let (report, fault) = match self.prepare(task, image, cancel) {
             Ok(Prepared::Waiting(before)) => (self.start_and_watch(&limits, &before, cancel), None),
             Ok(Prepared::Not(outcome)) => (Report { outcome, ..Report::not_executed("") }, None),
-            Err(error) => (Report::not_executed(reason(&error)), Some(error)),
+            Err(error) => (Report::fault(reason(&error)), Some(error)),
         };
         Ran { report, fault, remains: Remains(self) }
     }

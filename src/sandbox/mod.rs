@@ -21,4 +21,5 @@ mod watch;
 
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
+pub use namespaces::probe as probe_namespaces;
 pub use slot::{Slot, SlotError};

@@ -36,6 +36,22 @@ fn at(step: &'static str) -> impl Fn(io::Error) -> NamespaceError {
     move |source| NamespaceError::Io { step, source }
 }
 
+/// Whether every kind of namespace can be made, tried in a child.
+///
+/// # Errors
+/// fork(2)'s and unshare(2)'s.
+pub fn probe() -> io::Result<()> {
+    let every = [CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWPID, CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWIPC];
+    let every =
+        every.into_iter().chain([CloneFlags::CLONE_NEWUTS, CloneFlags::CLONE_NEWCGROUP]).collect::<CloneFlags>();
+    let child = kernel::fork(|| unshare(CloneFlags::CLONE_NEWUSER | every).map_or_else(|errno| errno as i32, |()| 0))?;
+    match waitpid(child, None)? {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Exited(_, errno) => Err(io::Error::from_raw_os_error(errno)),
+        _ => Err(io::Error::other("the child was killed")),
+    }
+}
+
 impl Namespaces {
     /// Makes the pair in a child process and keeps it by descriptors after the child is gone.
     pub fn create(ids: &UidRange) -> Result<Self, NamespaceError> {

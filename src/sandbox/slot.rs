@@ -118,6 +118,13 @@ impl Slot {
     }
 }
 
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // The mounts go with the process anyway; whoever removes the directory before that finds it free.
+        let _ = rustix::mount::unmount(&self.dir, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
 fn create_dir(path: &Path) -> Result<(), SlotError> {
     fs::create_dir_all(path).map_err(|source| SlotError::Directory { path: path.to_owned(), source })
 }

@@ -89,7 +89,7 @@ async fn run(
         }
         Ok(Some(Notice::Failed(reason))) => {
             tracing::error!(runner = name, reason, "a container could not be made");
-            (Report::not_executed("Faber could not make a container"), Err(io::Error::other("the runner failed")))
+            (Report::fault("Faber could not make a container"), Err(io::Error::other("the runner failed")))
         }
         Ok(_) => (lost(), Err(io::Error::other("it ended in the middle of a task"))),
         Err(error) => (lost(), Err(error)),

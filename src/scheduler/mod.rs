@@ -169,7 +169,7 @@ impl Scheduler {
             return;
         }
         for job in std::mem::take(&mut state.queue) {
-            let _ = job.reply.send(Report::not_executed("Faber could not make a container"));
+            let _ = job.reply.send(Report::fault("Faber could not make a container"));
         }
     }
 

@@ -68,6 +68,31 @@ impl Bounds {
     }
 }
 
+impl Limits {
+    /// Each limit by its name in the configuration.
+    fn by_name(&self) -> [(&'static str, u64); 6] {
+        [
+            ("memory", self.memory),
+            ("cpu_time", self.cpu_time),
+            ("wall_time", self.wall_time),
+            ("processes", self.processes),
+            ("file_descriptors", self.file_descriptors),
+            ("output", self.output),
+        ]
+    }
+
+    /// The first limit no task could start under, and the least one.
+    pub fn below_minimum(&self) -> Option<(&'static str, u64)> {
+        let pairs = self.by_name().into_iter().zip(MINIMUM.by_name());
+        pairs.into_iter().find(|((_, value), (_, least))| value < least).map(|((name, _), (_, least))| (name, least))
+    }
+
+    /// Whether no limit is above `max`'s.
+    pub fn within(&self, max: &Self) -> bool {
+        self.by_name().into_iter().zip(max.by_name()).all(|((_, value), (_, max))| value <= max)
+    }
+}
+
 fn pick(field: &'static str, asked: Option<u64>, default: u64, max: u64, min: u64) -> Result<u64, LimitRefusal> {
     match asked {
         None => Ok(default.min(max)),

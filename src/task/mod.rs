@@ -10,7 +10,7 @@ mod request;
 mod result;
 
 pub use files::{PathRefusal, WorkspacePath};
-pub use limits::{Bounds, LimitRefusal, Limits};
+pub use limits::{Bounds, LimitRefusal, Limits, MINIMUM};
 pub use outcome::{Hits, Limit, Outcome, Report, Usage};
 pub use request::{ImageName, Refusal, ResourceLimits, Task, TaskRequest};
 pub use result::{LimitsExceeded, ResourceUsage, Status, TaskResult};

@@ -23,8 +23,10 @@ pub enum Outcome {
     Stopped(Limit, u64),
     /// The command is not in the image, or cannot be executed: 127 and 126 as in POSIX's shell (2.8.2).
     CannotRun { exit_code: u8, reason: String },
-    /// It never started.
+    /// It never started, for a reason of its own.
     NotExecuted { reason: String },
+    /// It never started because Faber failed; the operator finds the cause in the log.
+    Fault { reason: String },
     /// It started, and Faber lost it: nothing is known of how it ended.
     Lost { reason: String },
     /// The client went away or the server is stopping.
@@ -72,6 +74,11 @@ impl Report {
     /// The report of a task that never started.
     pub fn not_executed(reason: impl Into<String>) -> Self {
         Self::bare(Outcome::NotExecuted { reason: reason.into() })
+    }
+
+    /// The report of a task that Faber could not start.
+    pub fn fault(reason: impl Into<String>) -> Self {
+        Self::bare(Outcome::Fault { reason: reason.into() })
     }
 
     /// The report of a task whose runner was lost while it ran.

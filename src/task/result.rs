@@ -123,7 +123,9 @@ fn verdict(report: &Report) -> (Status, Option<i32>, Option<String>) {
         }
         Outcome::Stopped(limit, value) => stopped(*limit, *value),
         Outcome::CannotRun { exit_code, reason } => (Status::Failure, Some((*exit_code).into()), Some(reason.clone())),
-        Outcome::NotExecuted { reason } => (Status::NotExecuted, None, Some(reason.clone())),
+        Outcome::NotExecuted { reason } | Outcome::Fault { reason } => {
+            (Status::NotExecuted, None, Some(reason.clone()))
+        }
         Outcome::Lost { reason } => (Status::Failure, None, Some(reason.clone())),
         Outcome::Cancelled => (Status::Failure, None, Some("cancelled while it ran".into())),
     }

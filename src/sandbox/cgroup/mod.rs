@@ -150,6 +150,15 @@ impl Tree {
         roots.into_iter().map(|root| root.join(TOP)).collect()
     }
 
+    /// The counters that this kernel lacks and Faber has a next best for. The root group has none of these files, so they
+    /// are looked for in a group of ours, where there is one, or in any other.
+    pub fn lacking_counters(&self) -> Vec<&'static str> {
+        match self {
+            Self::V1(hierarchies) => hierarchies.lacking_counters(),
+            Self::V2(root) => root.lacking_counters(),
+        }
+    }
+
     pub fn version(&self) -> &'static str {
         match self {
             Self::V1(_) => "v1",
@@ -179,6 +188,12 @@ impl Mount {
         let super_options = right.nth(1)?.split(',').map(str::to_owned).collect();
         Some(Self { point: PathBuf::from(point), fs_type, super_options })
     }
+}
+
+/// Which of `files` no group directly below `root` has; none when there is no group to look at.
+fn lacking(root: &Path, files: &[&'static str]) -> Vec<&'static str> {
+    let Some(group) = directories(root).first().map(|name| root.join(name)) else { return Vec::new() };
+    files.iter().copied().filter(|file| !group.join(file).exists()).collect()
 }
 
 fn directories(dir: &Path) -> Vec<String> {

@@ -56,6 +56,12 @@ impl Hierarchies {
         roots.into_iter()
     }
 
+    pub fn lacking_counters(&self) -> Vec<&'static str> {
+        let mut lacking = super::lacking(&self.roots["memory"], &["memory.memsw.limit_in_bytes"]);
+        lacking.extend(super::lacking(&self.roots["pids"], &["pids.peak"]));
+        lacking
+    }
+
     pub fn group(&self, below: &Path) -> Group {
         Group {
             memory: self.roots["memory"].join(below),

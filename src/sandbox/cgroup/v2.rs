@@ -44,6 +44,10 @@ impl Root {
         Ok(())
     }
 
+    pub fn lacking_counters(&self) -> Vec<&'static str> {
+        super::lacking(&self.0, &["memory.peak", "memory.swap.max", "pids.peak", "cgroup.kill"])
+    }
+
     pub fn group(&self, below: &Path) -> Group {
         Group(self.0.join(below))
     }

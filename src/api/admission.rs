@@ -1,0 +1,56 @@
+//! Who gets as far as the body: rate limit by address, key, rate limit by key; in this order, so that guessing keys is
+//! limited too.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::extract::{ConnectInfo, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::auth::{KeyIndex, authenticate};
+use super::client_address::client_address;
+use super::error::ApiError;
+use super::rate_limit::Allowance;
+
+pub async fn admit(
+    State(app): State<Arc<App>>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let address = client_address(peer.ip(), request.headers(), &app.config.server.trusted_proxies);
+    let limits = app.rate_limits.as_ref();
+    let by_address = limits.map(|limits| limits.address(address));
+    let admitted = pass(by_address).and_then(|()| authenticate(&app.config.auth, request.headers()));
+    let by_key = match (limits, &admitted) {
+        (Some(limits), Ok(Some(key))) => Some(limits.key(*key)),
+        _ => None,
+    };
+    let mut response = match admitted.and_then(|key| pass(by_key).map(|()| key)) {
+        Ok(key) => {
+            record(&app, key);
+            next.run(request).await
+        }
+        Err(error) => error.into_response(),
+    };
+    if let Some(by_address) = by_address {
+        by_address.tighter(by_key).write(response.headers_mut());
+    }
+    response
+}
+
+fn pass(allowance: Option<Allowance>) -> Result<(), ApiError> {
+    match allowance.and_then(|allowance| allowance.retry_after) {
+        Some(retry_after) => Err(ApiError::RateLimited { retry_after }),
+        None => Ok(()),
+    }
+}
+
+/// The log gets the key's name, never the key.
+fn record(app: &App, key: Option<KeyIndex>) {
+    if let Some(key) = key.and_then(|key| app.config.auth.keys.get(key as usize)) {
+        tracing::Span::current().record("key", &key.name);
+    }
+}

@@ -1,0 +1,112 @@
+//! Errors as the API page has them: `{"error": …, "details": …}` with every status.
+
+use std::any::Any;
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The body of every answer that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ErrorBody {
+    /// The kind of error; the same for every error of a status.
+    #[schema(example = "Validation error")]
+    pub error: String,
+    /// What was wrong with this request.
+    #[schema(example = "Invalid command: command cannot be empty")]
+    pub details: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("API key is required for this endpoint")]
+    NoKey,
+    #[error("Invalid API key")]
+    WrongKey,
+    #[error("There is nothing at this path")]
+    NotFound,
+    #[error("This path does not answer to this method")]
+    MethodNotAllowed,
+    #[error("The body did not arrive in time")]
+    Late,
+    #[error("Request body exceeds maximum size limit")]
+    TooLarge,
+    #[error("The Content-Type must be application/json")]
+    NotJson,
+    #[error("Too many requests, please try again later")]
+    RateLimited { retry_after: Duration },
+    #[error("Failed to execute task")]
+    Internal,
+    #[error("All capacity is in use, please try again later")]
+    Saturated { retry_after: Duration },
+}
+
+impl ApiError {
+    fn kind(&self) -> (StatusCode, &'static str) {
+        match self {
+            Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Validation error"),
+            Self::NoKey => (StatusCode::UNAUTHORIZED, "Authentication required"),
+            Self::WrongKey => (StatusCode::FORBIDDEN, "Access denied"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
+            Self::Late => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request too large"),
+            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
+            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
+            Self::Saturated { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let (status, error) = self.kind();
+        let body = ErrorBody { error: error.into(), details: self.to_string() };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        match self {
+            Self::RateLimited { retry_after } | Self::Saturated { retry_after } => {
+                headers.insert(header::RETRY_AFTER, whole_seconds(retry_after).into());
+            }
+            Self::NoKey => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"faber\""));
+            }
+            _ => {}
+        }
+        response
+    }
+}
+
+/// Rounded up, and never nothing: a client that waits so long is not early.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+pub async fn not_found() -> ApiError {
+    ApiError::NotFound
+}
+
+pub async fn method_not_allowed() -> ApiError {
+    ApiError::MethodNotAllowed
+}
+
+/// The panic's own text went to the log by the panic hook, with the place.
+pub fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::Internal.into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_times_are_rounded_up() {
+        let seconds = |millis| whole_seconds(Duration::from_millis(millis));
+        assert_eq!((seconds(0), seconds(1), seconds(1000), seconds(1001)), (1, 1, 1, 2));
+    }
+}

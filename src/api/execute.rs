@@ -1,0 +1,245 @@
+//! POST /execute: from a body to tasks, and from reports to results.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::Json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::error::{ApiError, ErrorBody};
+use crate::scheduler::{Pending, QueueTimeout, Saturated};
+use crate::task::{Outcome, Report, Task, TaskRequest, TaskResult};
+
+/// One or more tasks. They are independent, and run in parallel as far as capacity allows.
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"tasks": [{"command": "echo", "args": ["Hello, Faber!"]}]}))]
+pub struct ExecuteRequest {
+    #[serde(deserialize_with = "bounded")]
+    pub tasks: Vec<TaskRequest>,
+}
+
+/// The results, in the order of the tasks.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"results": [{
+    "status": "Success", "exit_code": 0, "stdout": "Hello, Faber!\n", "stderr": null, "error": null,
+    "resource_usage": {
+        "cpu_time_ns": 1000000, "wall_time_ns": 5000000, "memory_peak_bytes": 1048576, "memory_current_bytes": 524288,
+        "process_count": 1, "file_descriptors": 3, "io_read_bytes": 0, "io_write_bytes": 14,
+        "system_time_ns": 500000, "user_time_ns": 500000
+    },
+    "resource_limits_exceeded": {
+        "cpu_time_limit_exceeded": false, "wall_time_limit_exceeded": false, "process_limit_exceeded": false,
+        "file_descriptor_limit_exceeded": false, "output_limit_exceeded": false
+    }
+}]}))]
+pub struct ExecuteResponse {
+    pub results: Vec<TaskResult>,
+}
+
+/// No server takes more in one request, whatever its configuration: what is parsed must fit into memory.
+const MOST_TASKS: usize = 10_000;
+
+/// Execute one or more tasks in isolated sandboxes.
+#[utoipa::path(
+    post,
+    path = "/execute",
+    tag = "Task Execution",
+    request_body(content = ExecuteRequest, example = json!({"tasks": [{"command": "echo", "args": ["Hello, Faber!"]}]})),
+    responses(
+        (status = 200, description = "Every task has its result, those that failed or were refused too.",
+            body = ExecuteResponse, headers(
+                ("X-RateLimit-Limit" = u32, description = "Requests allowed, by the tighter of the two limits"),
+                ("X-RateLimit-Remaining" = u32, description = "Requests left"),
+                ("X-RateLimit-Reset" = u64, description = "When all are back, in Unix seconds"),
+                ("X-Request-Id" = String, description = "The id under which the request is logged"))),
+        (status = 400, description = "The body cannot be read as tasks; nothing ran.", body = ErrorBody,
+            example = json!({"error": "Validation error", "details": "Invalid command: command cannot be empty"})),
+        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
+            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
+        (status = 403, description = "An unknown API key.", body = ErrorBody,
+            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 413, description = "The body is too large.", body = ErrorBody,
+            example = json!({"error": "Request too large", "details": "Request body exceeds maximum size limit"})),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody,
+            example = json!({"error": "Unsupported media type", "details": "The Content-Type must be application/json"})),
+        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
+        (status = 500, description = "Faber itself failed and no task ran.", body = ErrorBody,
+            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
+        (status = 503, description = "The queue is full, or the turn did not come in time.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),
+    )
+)]
+pub async fn execute(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<ExecuteResponse>, ApiError> {
+    if !is_json(&headers) {
+        return Err(ApiError::NotJson);
+    }
+    let body = read(body, app.config.server.body_limit.0).await?;
+    let requests = parse(&body, app.config.execution.max_tasks as usize)?;
+    drop(body);
+    tracing::Span::current().record("tasks", requests.len());
+    let reports = run(&app, requests).await?;
+    Ok(Json(ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() }))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+}
+
+async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    axum::body::to_bytes(body, limit).await.map_err(|error| {
+        let mut source: Option<&dyn std::error::Error> = Some(&error);
+        while let Some(error) = source {
+            if error.is::<tower_http::timeout::TimeoutError>() {
+                return ApiError::Late;
+            }
+            if error.to_string().contains("length limit") {
+                return ApiError::TooLarge;
+            }
+            source = error.source();
+        }
+        ApiError::Invalid("the body ended early".into())
+    })
+}
+
+/// The tasks of a body that is one, each with a command.
+fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
+    let invalid = |details: String| Err(ApiError::Invalid(details));
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let parsed = serde_path_to_error::deserialize::<_, ExecuteRequest>(&mut json).map_err(|error| {
+        let place = error.path().to_string();
+        let place = if place == "." { String::new() } else { format!("{place}: ") };
+        ApiError::Invalid(format!("{place}{}", error.inner()))
+    })?;
+    json.end().map_err(|error| ApiError::Invalid(error.to_string()))?;
+    let tasks = parsed.tasks;
+    if tasks.is_empty() {
+        return invalid("Invalid tasks: at least one task is needed".into());
+    }
+    if tasks.len() > max_tasks {
+        return invalid(format!("Invalid tasks: {} tasks are more than the {max_tasks} allowed", tasks.len()));
+    }
+    if let Some(at) = tasks.iter().position(|task| task.command.trim().is_empty()) {
+        let place = if tasks.len() > 1 { format!(" (tasks[{at}])") } else { String::new() };
+        return invalid(format!("Invalid command: command cannot be empty{place}"));
+    }
+    Ok(tasks)
+}
+
+/// One report for each task, in order; or the one error that stands for all.
+async fn run(app: &App, requests: Vec<TaskRequest>) -> Result<Vec<Report>, ApiError> {
+    let default_image = &app.config.execution.default_image;
+    let parsed: Vec<_> =
+        requests.into_iter().map(|request| Task::parse(request, &app.bounds, default_image, &app.images)).collect();
+    let tasks = parsed.iter().filter_map(|task| task.as_ref().ok().cloned()).collect();
+    let pending =
+        app.scheduler.submit(tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
+    let mut pending = pending.into_iter();
+    let mut ends = Vec::with_capacity(parsed.len());
+    for task in parsed {
+        ends.push(match task {
+            Err(refusal) => End::Refused(refusal.to_string()),
+            Ok(_) => End::of(pending.next()).await,
+        });
+    }
+    answer(ends)
+}
+
+/// How far a task came.
+enum End {
+    Refused(String),
+    Queued(QueueTimeout),
+    Reported(Report),
+}
+
+impl End {
+    async fn of(pending: Option<Pending>) -> Self {
+        match pending {
+            None => Self::Reported(Report::fault("Faber lost the task before it started")),
+            Some(pending) => pending.report().await.map_or_else(Self::Queued, Self::Reported),
+        }
+    }
+
+    fn is_fault(&self) -> bool {
+        matches!(self, Self::Reported(Report { outcome: Outcome::Fault { .. }, .. }))
+    }
+}
+
+fn answer(ends: Vec<End>) -> Result<Vec<Report>, ApiError> {
+    if ends.iter().all(|end| matches!(end, End::Queued(_))) {
+        return Err(ApiError::Saturated { retry_after: std::time::Duration::from_secs(1) });
+    }
+    if ends.iter().all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
+        return Err(ApiError::Internal);
+    }
+    let report = |end| match end {
+        End::Refused(reason) => Report::not_executed(reason),
+        End::Queued(timeout) => Report::not_executed(timeout.to_string()),
+        End::Reported(report) => report,
+    };
+    Ok(ends.into_iter().map(report).collect())
+}
+
+fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<TaskRequest>, D::Error> {
+    struct Tasks;
+    impl<'de> serde::de::Visitor<'de> for Tasks {
+        type Value = Vec<TaskRequest>;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a list of tasks")
+        }
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+            let mut tasks = Vec::new();
+            while let Some(task) = items.next_element()? {
+                tasks.push(task);
+                if tasks.len() > MOST_TASKS {
+                    return Err(serde::de::Error::custom(format_args!("more than {MOST_TASKS} tasks")));
+                }
+            }
+            Ok(tasks)
+        }
+    }
+    deserializer.deserialize_seq(Tasks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(body: &str, expected: &str) {
+        match parse(body.as_bytes(), 3) {
+            Err(ApiError::Invalid(details)) => assert_eq!(details, expected),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_place_of_a_mistake_is_named() {
+        refused(r#"{"tasks": [{"command": ""}]}"#, "Invalid command: command cannot be empty");
+        refused(
+            r#"{"tasks": [{"command": "a"}, {"command": " "}]}"#,
+            "Invalid command: command cannot be empty (tasks[1])",
+        );
+        refused(r#"{"tasks": []}"#, "Invalid tasks: at least one task is needed");
+        let four = r#"{"tasks": [{"command": "a"}, {"command": "a"}, {"command": "a"}, {"command": "a"}]}"#;
+        refused(four, "Invalid tasks: 4 tasks are more than the 3 allowed");
+        refused("{}", "missing field `tasks` at line 1 column 2");
+        refused("{}{}", "missing field `tasks` at line 1 column 2");
+        let number = r#"{"tasks": [{"command": "a", "args": ["b", 1]}]}"#;
+        refused(number, "tasks[0].args[1]: invalid type: integer `1`, expected a string at line 1 column 43");
+    }
+}

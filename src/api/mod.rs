@@ -1,0 +1,83 @@
+//! The HTTP API: the only module that knows axum. It turns requests into tasks and reports into answers, and nothing else.
+//!
+//! ```text
+//! every request: log (id, span) > panics caught > route
+//! POST /execute: rate limit by address > key > rate limit by key > body > tasks > scheduler > results
+//! ```
+
+mod admission;
+mod auth;
+mod client_address;
+mod error;
+mod execute;
+mod health;
+mod log;
+mod openapi;
+mod rate_limit;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::config::Config;
+use crate::scheduler::Scheduler;
+use crate::task::{Bounds, ImageName};
+pub use error::ErrorBody;
+pub use execute::{ExecuteRequest, ExecuteResponse};
+pub use health::Health;
+pub use openapi::document;
+
+/// How long a client may pause while it sends a body.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What every request needs to know.
+struct App {
+    config: Config,
+    bounds: Bounds,
+    images: Vec<ImageName>,
+    scheduler: Arc<Scheduler>,
+    rate_limits: Option<rate_limit::RateLimits>,
+}
+
+/// Serves until `shutdown` is done and every request that was taken is answered.
+///
+/// # Errors
+/// When the listener cannot be used.
+pub async fn serve(
+    listener: std::net::TcpListener,
+    config: Config,
+    images: Vec<ImageName>,
+    scheduler: Arc<Scheduler>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let bounds = config.bounds();
+    let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
+    let app = App { config, bounds, images, scheduler, rate_limits };
+    let service = router(Arc::new(app)).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+}
+
+fn router(app: Arc<App>) -> Router {
+    let admitted = openapi::execute_route().layer(middleware::from_fn_with_state(app.clone(), admission::admit));
+    let (router, document) = openapi::routes(admitted);
+    let swagger = app.config.server.swagger;
+    let mut router = router.with_state(app.clone());
+    if swagger {
+        router = router.merge(SwaggerUi::new("/swagger-ui").url("/api-docs/openapi.json", document));
+    }
+    router
+        .fallback(error::not_found)
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
+        .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn_with_state(app, log::log))
+}

@@ -1,0 +1,91 @@
+//! The OpenAPI document: made from the types and the handlers, so that it cannot say something else.
+
+use std::sync::Arc;
+
+use axum::Router;
+use utoipa::openapi::OpenApi as Document;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::{App, execute, health};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Faber",
+        description = "Runs untrusted programs for other programs: every task in a fresh container of its own.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    servers((url = "/", description = "This server")),
+    security(("api_key" = []), ()),
+    modifiers(&ApiKey),
+    tags(
+        (name = "Health Check", description = "Whether the service runs"),
+        (name = "Task Execution", description = "Running tasks"),
+    )
+)]
+struct Base;
+
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut Document) {
+        let mut http = Http::new(HttpAuthScheme::Bearer);
+        http.description = Some("An API key. Not needed where the server is in open mode.".into());
+        document.components.get_or_insert_default().add_security_scheme("api_key", SecurityScheme::Http(http));
+    }
+}
+
+pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(execute::execute))
+}
+
+/// All routes, with the document that describes them.
+pub(super) fn routes(execute: OpenApiRouter<Arc<App>>) -> (Router<Arc<App>>, Document) {
+    OpenApiRouter::with_openapi(Base::openapi()).routes(routes!(health::health)).merge(execute).split_for_parts()
+}
+
+/// The document alone.
+pub fn document() -> Document {
+    routes(execute_route()).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn every_answer_has_a_body_with_an_example() {
+        let document = serde_json::to_value(document()).unwrap();
+        let execute = &document["paths"]["/execute"]["post"];
+        let responses = execute["responses"].as_object().unwrap();
+        let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
+        assert_eq!(statuses, ["200", "400", "401", "403", "413", "415", "429", "500", "503"]);
+        for (status, response) in responses {
+            let content = &response["content"]["application/json"];
+            assert!(content["schema"].is_object(), "{status}");
+            assert!(status == "200" || content["example"]["details"].is_string(), "{status}");
+        }
+        assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
+    }
+
+    #[test]
+    fn the_examples_are_what_they_stand_for() {
+        let document = serde_json::to_value(document()).unwrap();
+        let schemas = document["components"]["schemas"].as_object().unwrap();
+        let example = |name: &str| schemas[name]["example"].clone();
+        serde_json::from_value::<execute::ExecuteRequest>(example("ExecuteRequest")).unwrap();
+        serde_json::from_value::<execute::ExecuteResponse>(example("ExecuteResponse")).unwrap();
+        serde_json::from_value::<crate::task::TaskRequest>(example("TaskRequest")).unwrap();
+        let fields = |name: &str| schemas[name]["properties"].as_object().unwrap().clone();
+        for (name, schema) in schemas {
+            let has = |schema: &Value| schema.get("example").is_some() || schema.get("$ref").is_some();
+            let whole = has(schema) || schema.get("enum").is_some();
+            let complete = whole || fields(name).values().all(|field| has(field) || field["type"] == "boolean");
+            assert!(complete, "{name} has no example");
+        }
+    }
+}

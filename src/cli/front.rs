@@ -1,0 +1,107 @@
+//! `faber front`: the HTTP process, without privileges. It ends when the keeper says so, or is gone.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use nix::unistd::{Gid, Uid};
+use tokio::sync::mpsc;
+
+use super::log;
+use crate::config::Config;
+use crate::image;
+use crate::keeper::wire::{self, Message};
+use crate::scheduler::{Capacity, Scheduler};
+
+/// What remains to be sent when every task has been ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+pub fn run() -> anyhow::Result<ExitCode> {
+    crate::keeper::ignore_signals()?;
+    let mut keeper = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
+    let (config, listener) = match wire::receive(&mut keeper).context("hear from the keeper")? {
+        Some((Message::Start { config, id }, Some(listener))) => {
+            // Before anything else: until here there is one thread, and nothing from the network was read.
+            give_up_privileges(id).context("give up privileges")?;
+            (serde_json::from_str::<Config>(&config)?, std::net::TcpListener::from(listener))
+        }
+        _ => anyhow::bail!("the front is started by `faber serve`"),
+    };
+    log::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(serve(keeper, config, listener))?;
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Becomes a user nobody else is, for good: root's capabilities go with the change (capabilities(7)).
+fn give_up_privileges(id: u32) -> anyhow::Result<()> {
+    nix::unistd::setgroups(&[])?;
+    let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
+    nix::unistd::setresgid(gid, gid, gid)?;
+    nix::unistd::setresuid(uid, uid, uid)?;
+    rustix::thread::set_no_new_privs(true)?;
+    Ok(())
+}
+
+async fn serve(keeper: UnixStream, config: Config, listener: std::net::TcpListener) -> anyhow::Result<()> {
+    let images = image::all()?.into_iter().map(|image| image.name).collect();
+    let execution = &config.execution;
+    let scheduler = Scheduler::new(Capacity {
+        concurrency: config.concurrency(),
+        memory: config.memory_budget(),
+        queue_length: execution.queue_length as usize,
+        queue_timeout: execution.queue_timeout.0,
+    });
+    let (drain, mut draining) = mpsc::channel(1);
+    std::thread::spawn({
+        let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
+        move || listen(keeper, &scheduler, &runtime, &drain)
+    });
+    let (begin, begun) = tokio::sync::oneshot::channel();
+    let grace = config.server.shutdown_grace.0;
+    let served = crate::api::serve(listener, config, images, scheduler.clone(), async {
+        let _ = begun.await;
+    });
+    tokio::pin!(served);
+    tokio::select! {
+        ended = &mut served => return Ok(ended?),
+        _ = draining.recv() => {}
+    }
+    let _ = begin.send(());
+    if tokio::time::timeout(grace, &mut served).await.is_err() {
+        scheduler.cancel_all();
+        let _ = tokio::time::timeout(LAST_ANSWERS, &mut served).await;
+    }
+    Ok(())
+}
+
+/// Hears the keeper in a thread of its own: descriptors come with the messages.
+fn listen(
+    mut keeper: UnixStream,
+    scheduler: &Arc<Scheduler>,
+    runtime: &tokio::runtime::Handle,
+    drain: &mpsc::Sender<()>,
+) {
+    loop {
+        match wire::receive(&mut keeper) {
+            Ok(Some((Message::Runner { slot }, Some(socket)))) => adopt(scheduler, runtime, slot, socket),
+            Ok(Some((Message::Drain, _))) => {
+                let _ = drain.try_send(());
+            }
+            Ok(Some(_)) => tracing::error!("the keeper said something that makes no sense"),
+            // Without a keeper nobody restarts runners or drains: better gone than half there.
+            Ok(None) | Err(_) => {
+                tracing::error!("the keeper is gone; the front ends too");
+                std::process::exit(1);
+            }
+        }
+    }
+}
+
+fn adopt(scheduler: &Arc<Scheduler>, runtime: &tokio::runtime::Handle, slot: String, socket: OwnedFd) {
+    runtime.spawn(scheduler.clone().drive(slot, UnixStream::from(socket)));
+}

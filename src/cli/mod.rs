@@ -1,0 +1,79 @@
+//! The command line: one file a subcommand. Here alone errors are gathered with their context and shown.
+
+mod config;
+mod doctor;
+mod front;
+mod key;
+mod log;
+mod openapi;
+mod run;
+mod runner;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs untrusted programs for other programs: every task in a fresh container of its own.
+#[derive(Debug, Parser)]
+#[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  faber doctor                              is everything here that Faber needs?
+  faber run -- python3 -c 'print(1)'        run one task, without a server
+  faber serve --open-mode                   serve everybody on 127.0.0.1:8080";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve the HTTP API
+    Serve(serve::ServeArgs),
+    /// Run one task, without a server
+    Run(run::RunArgs),
+    /// Check that this machine has what Faber needs
+    Doctor(doctor::DoctorArgs),
+    /// Print the effective configuration, and where each value came from
+    Config(config::ConfigArgs),
+    /// Print the OpenAPI document
+    Openapi,
+    /// Make API keys
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    /// The HTTP process; started by serve
+    #[command(hide = true)]
+    Front,
+    /// The process of one slot; started by serve
+    #[command(hide = true)]
+    Runner,
+}
+
+/// Does what the command line says. What fails is told in one line, with its causes.
+pub fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Serve(args) => serve::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Openapi => openapi::run(),
+        Command::Key(command) => key::run(&command),
+        Command::Front => front::run(),
+        Command::Runner => runner::run(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("faber: {error:#}");
+        ExitCode::from(if error.downcast_ref::<run::CannotRun>().is_some() { run::FABER_FAILED } else { 1 })
+    })
+}
+
+/// Prints what a reader such as `head` may stop reading at any time.
+fn print(text: &str) -> anyhow::Result<ExitCode> {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}

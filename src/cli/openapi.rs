@@ -1,0 +1,7 @@
+//! `faber openapi`.
+
+use std::process::ExitCode;
+
+pub fn run() -> anyhow::Result<ExitCode> {
+    super::print(&crate::api::document().to_pretty_json()?)
+}

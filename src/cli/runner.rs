@@ -1,0 +1,9 @@
+//! `faber runner`: one slot's process.
+
+use std::process::ExitCode;
+
+pub fn run() -> anyhow::Result<ExitCode> {
+    crate::keeper::ignore_signals()?;
+    // The front has been told what went wrong, and logs it.
+    Ok(crate::runner::main().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
+}

@@ -1,0 +1,289 @@
+//! What the operator sets: defaults, then faber.toml, then the environment, then flags; later ones win.
+//!
+//! [`Config`] is typed and checked; how it comes together, and from where, is in [`layers`].
+
+mod layers;
+mod values;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+pub use layers::{ConfigError, Flag, Loaded, Origin};
+pub use values::{Concurrency, Memory, Size, Span};
+
+use crate::task::{Bounds, ImageName, Limits, MINIMUM};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub data_dir: PathBuf,
+    pub server: Server,
+    pub auth: Auth,
+    pub rate_limit: RateLimit,
+    pub execution: Execution,
+    pub limits: LimitsConfig,
+    pub log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    pub listen: SocketAddr,
+    pub body_limit: Size,
+    pub swagger: bool,
+    pub trusted_proxies: Vec<Proxy>,
+    pub shutdown_grace: Span,
+}
+
+/// An address, or a network in CIDR form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Proxy(IpNet);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Auth {
+    pub open_mode: bool,
+    pub keys: Vec<ApiKey>,
+}
+
+/// An API key as it is kept: by name and hash.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    pub name: String,
+    pub hash: KeyHash,
+}
+
+/// `sha256:` and 64 hexadecimal digits. A fast hash is enough: keys are random, not chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct KeyHash([u8; 32]);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    pub enabled: bool,
+    pub per_ip_per_minute: std::num::NonZeroU32,
+    pub per_key_per_hour: std::num::NonZeroU32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Execution {
+    pub default_image: ImageName,
+    pub concurrency: Concurrency,
+    pub queue_length: u32,
+    pub queue_timeout: Span,
+    pub memory_budget: Memory,
+    pub max_tasks: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    pub default: LimitValues,
+    pub max: LimitValues,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitValues {
+    pub memory: Memory,
+    pub cpu_time: Span,
+    pub wall_time: Span,
+    pub processes: u64,
+    pub file_descriptors: u64,
+    pub output: Size,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Pretty,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// The defaults, in the form of a file: what faber.toml shows, every key.
+const DEFAULTS: &str = include_str!("defaults.toml");
+
+impl Config {
+    /// How many tasks run at once.
+    pub fn concurrency(&self) -> usize {
+        match self.execution.concurrency {
+            Concurrency::Tasks(tasks) => tasks.into(),
+            Concurrency::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+
+    /// Bytes: the sum of the running tasks' memory limits.
+    pub fn memory_budget(&self) -> u64 {
+        self.execution.memory_budget.of(machine_memory())
+    }
+
+    /// What tasks may ask. Nobody may ask for more memory than all tasks together may have.
+    pub fn bounds(&self) -> Bounds {
+        let mut max = self.limits.max.limits();
+        max.memory = max.memory.min(self.memory_budget());
+        Bounds { default: self.limits.default.limits(), max }
+    }
+
+    /// Whether anybody may be served at all.
+    ///
+    /// # Errors
+    /// With neither keys nor open mode; the text says what to do.
+    pub fn check_auth(&self) -> Result<(), ConfigError> {
+        if self.auth.open_mode || !self.auth.keys.is_empty() { Ok(()) } else { Err(ConfigError::NobodyMay) }
+    }
+
+    /// What single values cannot show.
+    fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &str, message: String| Err(ConfigError::Refused { key: key.into(), message });
+        let names: BTreeSet<&str> = self.auth.keys.iter().map(|key| key.name.as_str()).collect();
+        if names.len() < self.auth.keys.len() || names.contains("") {
+            return refuse("auth.keys", "every key needs a name of its own".into());
+        }
+        if self.execution.max_tasks == 0 {
+            return refuse("execution.max_tasks", "expected at least 1".into());
+        }
+        if self.memory_budget() < MINIMUM.memory {
+            return refuse("execution.memory_budget", format!("expected at least {}", Size(MINIMUM.memory)));
+        }
+        for (name, values) in [("limits.default", &self.limits.default), ("limits.max", &self.limits.max)] {
+            if let Some((field, least)) = values.limits().below_minimum() {
+                return refuse(
+                    &format!("{name}.{field}"),
+                    format!("expected at least {least}, which a task needs to start"),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LimitValues {
+    fn limits(&self) -> Limits {
+        Limits {
+            memory: self.memory.of(machine_memory()),
+            cpu_time: self.cpu_time.nanos(),
+            wall_time: self.wall_time.nanos(),
+            processes: self.processes,
+            file_descriptors: self.file_descriptors,
+            output: self.output.0,
+        }
+    }
+}
+
+impl Proxy {
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
+impl TryFrom<String> for Proxy {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        net.map(Self).map_err(|_| "expected an IP address or a network such as 10.0.0.0/8".into())
+    }
+}
+
+impl From<Proxy> for String {
+    fn from(proxy: Proxy) -> String {
+        proxy.0.to_string()
+    }
+}
+
+impl KeyHash {
+    /// The hash of a key.
+    pub fn of(key: &str) -> Self {
+        use sha2::Digest;
+        Self(sha2::Sha256::digest(key.as_bytes()).into())
+    }
+
+    pub fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for KeyHash {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const EXPECTED: &str = "expected sha256: and 64 hexadecimal digits, as `faber key new` prints it";
+        let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == 64 && digits.is_ascii());
+        let digits = digits.ok_or(EXPECTED)?;
+        let mut bytes = [0; 32];
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&digits[2 * at..2 * at + 2], 16).map_err(|_| EXPECTED)?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl From<KeyHash> for String {
+    fn from(hash: KeyHash) -> String {
+        hash.0.iter().fold("sha256:".to_owned(), |text, byte| format!("{text}{byte:02x}"))
+    }
+}
+
+/// Bytes of RAM (sysinfo(2)).
+fn machine_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
+    let total = u64::from(info.totalram);
+    total.saturating_mul(info.mem_unit.into())
+}
+
+/// Where images and the like are kept: the system's place for root, the user's own for others.
+fn default_data_dir() -> PathBuf {
+    if rustix::process::geteuid().is_root() {
+        return PathBuf::from("/var/lib/faber");
+    }
+    let home = || std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share"));
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    data.or_else(home).unwrap_or_else(|| PathBuf::from("/var/tmp")).join("faber")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_hash_is_read_and_written() {
+        let hash = KeyHash::of("secret");
+        let text = String::from(hash);
+        assert_eq!(text, "sha256:2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b");
+        assert_eq!(KeyHash::try_from(text), Ok(hash));
+        assert!(KeyHash::try_from("sha256:12".to_owned()).is_err());
+        assert!(KeyHash::try_from("secret".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        let proxy = |text: &str| Proxy::try_from(text.to_owned());
+        assert!(proxy("10.0.0.0/8").unwrap().contains([10, 1, 2, 3].into()));
+        assert!(!proxy("10.0.0.1").unwrap().contains([10, 0, 0, 2].into()));
+        assert!(proxy("").is_err() && proxy("proxy.example").is_err());
+    }
+}

@@ -1,0 +1,236 @@
+//! What Faber needs of a machine: each need looked at, with what was found and what helps.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::sandbox::cgroup::Tree;
+use crate::sandbox::probe_namespaces;
+
+/// ID-mapped mounts (mount_setattr(2)); openat2, pidfds and close_range are older.
+const KERNEL: (u32, u32) = (5, 12);
+
+/// What the keeper and the runners do, by capability (capabilities(7)): its name, its number, what for.
+const CAPABILITIES: [(&str, u32, &str); 7] = [
+    ("CAP_SYS_ADMIN", 21, "namespaces and mounts"),
+    ("CAP_SETUID", 7, "user namespaces, and the front's own user"),
+    ("CAP_SETGID", 6, "user namespaces, and the front's own group"),
+    ("CAP_SETPCAP", 8, "taking capabilities from tasks"),
+    ("CAP_SYS_PTRACE", 19, "reading what a task used"),
+    ("CAP_DAC_OVERRIDE", 1, "cgroups and mount points"),
+    ("CAP_KILL", 5, "ending tasks"),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Ok,
+    /// Faber works without it, less well.
+    Warning,
+    Missing,
+}
+
+/// One need.
+#[derive(Debug, Clone, Serialize)]
+pub struct Need {
+    pub name: String,
+    pub state: State,
+    pub found: String,
+    /// What to do about it.
+    pub fix: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{name}: {found}; {fix} (`faber doctor` looks at everything)")]
+pub struct Unmet {
+    name: String,
+    found: String,
+    fix: String,
+}
+
+impl Need {
+    pub fn ok(name: impl Into<String>, found: impl Into<String>) -> Self {
+        Self { name: name.into(), state: State::Ok, found: found.into(), fix: None }
+    }
+
+    pub fn missing(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name: name.into(), state: State::Missing, found: found.into(), fix: Some(fix.into()) }
+    }
+
+    fn warning(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { state: State::Warning, ..Self::missing(name, found, fix) }
+    }
+}
+
+/// Every need, without changing anything. The process must be single-threaded: some are tried in a child.
+pub fn check() -> Vec<Need> {
+    let mut needs = vec![kernel(), architecture()];
+    needs.push(capabilities());
+    needs.push(namespaces());
+    needs.extend(cgroups());
+    needs.extend([seccomp(), overlay(), run_dir()]);
+    needs.extend([program("python3"), program("bash")]);
+    needs
+}
+
+/// Fails with the first need that is missing.
+///
+/// # Errors
+/// With what was found and what helps.
+pub fn require() -> Result<(), Unmet> {
+    match check().into_iter().find(|need| need.state == State::Missing) {
+        Some(Need { name, found, fix, .. }) => Err(Unmet { name, found, fix: fix.unwrap_or_default() }),
+        None => Ok(()),
+    }
+}
+
+fn kernel() -> Need {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    match version(&release) {
+        Some(version) if version >= KERNEL => Need::ok("kernel", release),
+        _ => Need::missing("kernel", release, format!("use Linux {}.{} or newer", KERNEL.0, KERNEL.1)),
+    }
+}
+
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn architecture() -> Need {
+    match std::env::consts::ARCH {
+        arch @ ("x86_64" | "aarch64") => Need::ok("architecture", arch),
+        arch => Need::missing("architecture", arch, "use x86_64 or aarch64"),
+    }
+}
+
+fn capabilities() -> Need {
+    let name = "privileges";
+    if !rustix::process::geteuid().is_root() {
+        return Need::missing(name, "not root", "run it as root, with sudo");
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let lacking = lacking(effective(&status).unwrap_or(0));
+    if lacking.is_empty() {
+        return Need::ok(name, "root, with every capability needed");
+    }
+    Need::missing(
+        name,
+        format!("root without {}", lacking.join(", ")),
+        "give the service or container these capabilities",
+    )
+}
+
+/// The effective set, from proc_pid_status(5).
+fn effective(status: &str) -> Option<u64> {
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(mask.trim(), 16).ok()
+}
+
+fn lacking(mask: u64) -> Vec<String> {
+    let absent = CAPABILITIES.iter().filter(|(_, number, _)| mask & (1 << number) == 0);
+    absent.map(|(name, _, purpose)| format!("{name} ({purpose})")).collect()
+}
+
+fn namespaces() -> Need {
+    let name = "namespaces";
+    match probe_namespaces() {
+        Ok(()) => Need::ok(name, "user, mount, pid, network, ipc, uts and cgroup can be made"),
+        Err(error) => Need::missing(
+            name,
+            format!("cannot be made: {error}"),
+            "check the sysctls user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns, and what this \
+             runs in: a container engine needs --privileged",
+        ),
+    }
+}
+
+fn cgroups() -> Vec<Need> {
+    let name = "cgroups";
+    let tree = match Tree::detect() {
+        Ok(tree) => tree,
+        Err(error) => {
+            let fix = "mount cgroup v2 at /sys/fs/cgroup with the memory and pids controllers (systemd does)";
+            return vec![Need::missing(name, error.to_string(), fix)];
+        }
+    };
+    let found = Need::ok(name, format!("{} with memory, pids and cpu accounting", tree.version()));
+    let lacking = tree.lacking_counters();
+    let counters = if lacking.is_empty() {
+        Need::ok("cgroup counters", "all there")
+    } else {
+        Need::warning(
+            "cgroup counters",
+            format!("no {}", lacking.join(", ")),
+            "nothing to do: Faber uses the next best; a newer kernel has them",
+        )
+    };
+    vec![found, counters]
+}
+
+fn seccomp() -> Need {
+    let actions = fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").unwrap_or_default();
+    if actions.split_whitespace().any(|action| action == "errno") {
+        return Need::ok("seccomp", "filters can be loaded");
+    }
+    Need::missing("seccomp", "the kernel has no filters", "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+fn overlay() -> Need {
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if has_filesystem(&filesystems, "overlay") {
+        return Need::ok("overlayfs", "there");
+    }
+    Need::warning("overlayfs", "not there yet", "modprobe overlay; the host image works without it")
+}
+
+fn has_filesystem(filesystems: &str, name: &str) -> bool {
+    filesystems.lines().any(|line| line.split_whitespace().next_back() == Some(name))
+}
+
+fn run_dir() -> Need {
+    use rustix::fs::{Access, access};
+    match access("/run", Access::WRITE_OK) {
+        Ok(()) => Need::ok("/run", "writable"),
+        Err(errno) => Need::missing("/run", format!("not writable: {errno}"), "mount a tmpfs on /run"),
+    }
+}
+
+fn program(name: &str) -> Need {
+    let found =
+        ["/usr/bin", "/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
+    match found {
+        Some(path) => Need::ok(name, path.display().to_string()),
+        None => {
+            let fix = format!("apt-get install {name}; tasks in the host image see what /usr has");
+            Need::warning(name, "not in /usr/bin", fix)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_compared_as_numbers() {
+        assert_eq!(version("6.1.0-18-amd64"), Some((6, 1)));
+        assert_eq!(version("5.9-rc1"), Some((5, 9)));
+        assert_eq!(version("none"), None);
+        assert!(version("5.9.16") < Some(KERNEL) && version("5.12") >= Some(KERNEL));
+    }
+
+    #[test]
+    fn absent_capabilities_are_named() {
+        assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
+        assert!(lacking(u64::MAX).is_empty());
+        assert_eq!(lacking(!(1 << 21)), ["CAP_SYS_ADMIN (namespaces and mounts)"]);
+    }
+
+    #[test]
+    fn filesystems_are_found_with_and_without_nodev() {
+        let text = "nodev\tproc\nnodev\toverlay\n\text4\n";
+        assert!(has_filesystem(text, "overlay") && has_filesystem(text, "ext4") && !has_filesystem(text, "over"));
+    }
+}
