@@ -1,0 +1,57 @@
+//! The arrows of the house: who may name whom.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+}
+
+/// The lines of code in which `name` is used, outside of `homes` (paths below src).
+fn strangers(name: &str, homes: &[&str]) -> Vec<String> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    for path in sources(&src).iter().filter(|path| path.extension().is_some_and(|extension| extension == "rs")) {
+        let below = path.strip_prefix(&src).unwrap();
+        if homes.iter().any(|home| below.starts_with(home)) {
+            continue;
+        }
+        let text = fs::read_to_string(path).unwrap();
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        found.extend(code.filter(|line| line.contains(name)).map(|line| format!("{}: {line}", below.display())));
+    }
+    found
+}
+
+#[track_caller]
+fn only(name: &str, homes: &[&str]) {
+    assert_eq!(strangers(name, homes), Vec::<String>::new(), "{name} is for {homes:?} alone");
+}
+
+#[test]
+fn dependencies_point_one_way() {
+    only("libcontainer::", &["sandbox"]);
+    only("axum::", &["api"]);
+    only("crate::api", &["cli", "api"]);
+    only("crate::cli", &["cli"]);
+    only("crate::scheduler", &["api", "cli", "scheduler"]);
+    only("crate::keeper", &["cli", "keeper"]);
+    only("tokio::", &["api", "cli", "scheduler"]);
+    only("anyhow", &["cli"]);
+    only("unsafe {", &["sandbox"]);
+}
+
+#[test]
+fn the_domain_knows_nobody() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/task");
+    for path in sources(&src) {
+        let text = fs::read_to_string(&path).unwrap();
+        for name in ["tokio", "nix::", "rustix", "std::fs", "std::net", "crate::"] {
+            let used = text
+                .lines()
+                .any(|line| line.starts_with("use ") && line.contains(name) && !line.contains("crate::task"));
+            assert!(!used, "{} names {name}", path.display());
+        }
+    }
+}

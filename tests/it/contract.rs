@@ -1,0 +1,362 @@
+//! Each line of the API page.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use crate::support::{FABER, Server, eventually};
+
+const NO_LIMIT: (&str, &str) = ("FABER_RATE_LIMIT__ENABLED", "false");
+
+fn fields(value: &Value) -> BTreeSet<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+/// A key, and the value of FABER_AUTH__KEYS that lets it in.
+fn new_key() -> (String, String) {
+    let output = std::process::Command::new(FABER).args(["key", "new", "--name", "class"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let key = text.lines().find_map(|line| line.trim().starts_with("faber_").then(|| line.trim().to_owned())).unwrap();
+    let keys = text.lines().find_map(|line| line.trim().strip_prefix("keys = ")).unwrap().to_owned();
+    assert!(!keys.contains(&key), "the key itself is not for the file");
+    (key, keys)
+}
+
+#[test]
+fn health_needs_no_key_and_has_the_pages_fields() {
+    let (_, keys) = new_key();
+    let server = Server::start(&[], &[("FABER_AUTH__KEYS", &keys)]);
+    let answer = server.get("/health");
+    let health = answer.json();
+    assert_eq!((answer.status, &health["status"], &health["version"]), (200, &json!("healthy"), &json!("0.1.0")));
+    let timestamp = humantime::parse_rfc3339(health["timestamp"].as_str().unwrap()).unwrap();
+    assert!(timestamp.elapsed().unwrap().as_secs() < 60);
+    assert_eq!(fields(&health), BTreeSet::from(["status", "timestamp", "version"]));
+}
+
+#[test]
+fn the_pages_request_gets_the_pages_response() {
+    let task = json!({
+        "command": "echo", "args": ["hello", "world"], "env": { "CUSTOM_VAR": "value" },
+        "files": { "script.py": "print('Hello from Python')" },
+        "resource_limits": { "memory_limit": 536870912, "cpu_time_limit": 30000000000u64, "wall_time_limit": 60000000000u64,
+            "max_processes": 10, "max_file_descriptors": 100, "max_output_size": 1048576 }
+    });
+    let answer = Server::start_open().execute(json!([task]));
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.header("content-type"), "application/json");
+    let body = answer.json();
+    assert_eq!(fields(&body), BTreeSet::from(["results"]));
+    let result = &body["results"][0];
+    let page = json!({ "status": "Success", "exit_code": 0, "stdout": "hello world\n", "stderr": null, "error": null });
+    for (field, value) in page.as_object().unwrap() {
+        assert_eq!(&result[field], value, "{field}");
+    }
+    let usage = &result["resource_usage"];
+    assert_eq!(
+        fields(usage),
+        BTreeSet::from([
+            "cpu_time_ns",
+            "wall_time_ns",
+            "memory_peak_bytes",
+            "memory_current_bytes",
+            "process_count",
+            "file_descriptors",
+            "io_read_bytes",
+            "io_write_bytes",
+            "system_time_ns",
+            "user_time_ns",
+        ])
+    );
+    assert!(usage.as_object().unwrap().values().all(Value::is_u64));
+    for field in ["cpu_time_ns", "wall_time_ns", "memory_peak_bytes"] {
+        assert!(usage[field].as_u64().unwrap() > 0, "{field}");
+    }
+    assert_eq!(
+        (&usage["process_count"], &usage["file_descriptors"], &usage["io_write_bytes"]),
+        (&json!(1), &json!(3), &json!(12))
+    );
+    let flags = json!({ "cpu_time_limit_exceeded": false, "wall_time_limit_exceeded": false, "process_limit_exceeded": false,
+        "file_descriptor_limit_exceeded": false, "output_limit_exceeded": false });
+    assert_eq!(result["resource_limits_exceeded"], flags);
+}
+
+#[test]
+fn all_seven_statuses_come_in_the_order_of_the_tasks() {
+    let bash =
+        |script: &str, limits: Value| json!({ "command": "bash", "args": ["-c", script], "resource_limits": limits });
+    let tasks = json!([
+        { "command": "true" },
+        bash("exit 3", json!({})),
+        { "command": "true", "image": "nowhere" },
+        bash("yes", json!({ "max_output_size": 10 })),
+        bash("sleep 60", json!({ "wall_time_limit": 200_000_000 })),
+        bash("exec tail /dev/zero", json!({ "memory_limit": 16 << 20 })),
+        bash("while :; do :; done", json!({ "cpu_time_limit": 200_000_000 })),
+    ]);
+    let body = Server::start_open().execute(tasks).json();
+    let statuses: Vec<&str> =
+        body["results"].as_array().unwrap().iter().map(|r| r["status"].as_str().unwrap()).collect();
+    assert_eq!(
+        statuses,
+        [
+            "Success",
+            "Failure",
+            "NotExecuted",
+            "ResourceLimitExceeded",
+            "Timeout",
+            "MemoryLimitExceeded",
+            "CpuLimitExceeded"
+        ]
+    );
+    assert_eq!(body["results"][1]["exit_code"], 3);
+    let refused = &body["results"][2];
+    assert_eq!(
+        (&refused["exit_code"], &refused["error"]),
+        (&Value::Null, &json!("unknown image \"nowhere\": this server has host"))
+    );
+}
+
+#[test]
+fn commands_that_cannot_run_say_why() {
+    let server = Server::start_open();
+    let code_and_error = |task| {
+        let result = server.run(task);
+        assert_eq!(result["status"], "Failure");
+        (result["exit_code"].as_i64().unwrap(), result["error"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(code_and_error(json!({ "command": "no-such" })), (127, "command not found in the image".into()));
+    assert_eq!(code_and_error(json!({ "command": "./no-such" })), (127, "command not found in the image".into()));
+    assert_eq!(code_and_error(json!({ "command": "/etc" })).0, 126);
+    assert_eq!(code_and_error(json!({ "command": "./text", "files": { "text": "hello" } })).0, 126);
+    let killed = code_and_error(json!({ "command": "bash", "args": ["-c", "kill -SEGV $$"] }));
+    assert_eq!(killed, (139, "killed by signal 11 (SIGSEGV)".into()));
+}
+
+#[test]
+fn files_land_in_the_workspace_and_env_is_added() {
+    let server = Server::start_open();
+    let result = server.run(json!({
+        "command": "bash", "args": ["-c", "pwd; cat a/b/c.txt; echo $CUSTOM_VAR; ls -ld a | cut -c1-10"],
+        "files": { "a/b/c.txt": "deep\n", "top": "" }, "env": { "CUSTOM_VAR": "custom_value" }
+    }));
+    assert_eq!(result["stdout"], "/workspace\ndeep\ncustom_value\ndrwxr-xr-x\n", "{result}");
+}
+
+#[test]
+fn output_that_is_not_utf8_is_decoded() {
+    let result = Server::start_open().run(json!({ "command": "printf", "args": ["a\\377b"] }));
+    assert_eq!(result["stdout"], "a\u{fffd}b");
+}
+
+#[test]
+fn errors_have_the_pages_words() {
+    let (key, keys) = new_key();
+    let server = Server::start(&[], &[("FABER_AUTH__KEYS", &keys), NO_LIMIT, ("FABER_SERVER__BODY_LIMIT", "1K")]);
+    let bearer = format!("Bearer {key}");
+    let good = r#"{"tasks": [{"command": "true"}]}"#;
+    let post = |body: &str, authorization: &str| server.post(body, &[("Authorization", authorization)]);
+
+    assert_eq!(post(good, &bearer).status, 200);
+    let empty = r#"{"tasks": [{"command": ""}]}"#;
+    post(empty, &bearer).is_error(400, "Validation error", "Invalid command: command cannot be empty");
+    let missing = server.post(good, &[]);
+    missing.is_error(401, "Authentication required", "API key is required for this endpoint");
+    assert_eq!(missing.header("www-authenticate"), "Bearer realm=\"faber\"");
+    post(good, "Basic abc").is_error(401, "Authentication required", "API key is required for this endpoint");
+    post(good, "Bearer wrong").is_error(403, "Access denied", "Invalid API key");
+    post(&" ".repeat(1025), &bearer).is_error(413, "Request too large", "Request body exceeds maximum size limit");
+    let text = server.post(good, &[("Authorization", &bearer), ("Content-Type", "text/plain")]);
+    text.is_error(415, "Unsupported media type", "The Content-Type must be application/json");
+    server.get("/nothing").is_error(404, "Not found", "There is nothing at this path");
+    let method = server.get("/execute");
+    method.is_error(405, "Method not allowed", "This path does not answer to this method");
+    assert_eq!(method.header("allow"), "POST");
+    assert!(!server.log().contains(&key), "keys are not logged");
+}
+
+#[test]
+fn a_body_without_a_length_is_limited_too() {
+    use std::io::{Read, Write};
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_SERVER__BODY_LIMIT", "1K")]);
+    let mut stream = std::net::TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
+    let head = "POST /execute HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("400\r\n{}\r\n", " ".repeat(1024));
+    stream.write_all(format!("{head}{chunk}{chunk}0\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[test]
+fn rate_limits_count_by_address() {
+    let server = Server::start(&["--open-mode"], &[("FABER_RATE_LIMIT__PER_IP_PER_MINUTE", "2")]);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    for (body, status, remaining) in [(r#"{"tasks": [{"command": "true"}]}"#, 200, "1"), ("{", 400, "0")] {
+        let answer = server.post(body, &[]);
+        assert_eq!((answer.status, answer.header("x-ratelimit-limit")), (status, "2"));
+        assert_eq!(answer.header("x-ratelimit-remaining"), remaining);
+        let reset: u64 = answer.header("x-ratelimit-reset").parse().unwrap();
+        assert!((now..now + 120).contains(&reset), "{reset}");
+    }
+    let refused = server.post("{", &[]);
+    refused.is_error(429, "Rate limit exceeded", "Too many requests, please try again later");
+    assert_eq!(refused.header("x-ratelimit-remaining"), "0");
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=30).contains(&seconds), "{seconds}");
+    // Neither health nor the documentation is limited.
+    assert_eq!(server.get("/health").status, 200);
+    // No proxy is trusted, so the header names nobody.
+    assert_eq!(server.post("{", &[("X-Forwarded-For", "192.0.2.9")]).status, 429);
+}
+
+#[test]
+fn rate_limits_count_by_key_and_behind_a_trusted_proxy() {
+    let (key, keys) = new_key();
+    let env = [
+        ("FABER_AUTH__KEYS", keys.as_str()),
+        ("FABER_RATE_LIMIT__PER_KEY_PER_HOUR", "2"),
+        ("FABER_RATE_LIMIT__PER_IP_PER_MINUTE", "3"),
+        ("FABER_SERVER__TRUSTED_PROXIES", "127.0.0.0/8"),
+    ];
+    let server = Server::start(&[], &env);
+    let bearer = format!("Bearer {key}");
+    let ask = |client: &str| server.post("{", &[("Authorization", &bearer), ("X-Forwarded-For", client)]);
+    let first = ask("192.0.2.1");
+    // The tighter of the two is the key's.
+    assert_eq!((first.header("x-ratelimit-limit"), first.header("x-ratelimit-remaining")), ("2", "1"));
+    assert_eq!(ask("192.0.2.2").status, 400);
+    assert_eq!(ask("192.0.2.3").status, 429);
+    // Without a key only the address counts, and each client has its own.
+    let other = server.post("{", &[("X-Forwarded-For", "192.0.2.4")]);
+    assert_eq!((other.status, other.header("x-ratelimit-remaining")), (401, "2"));
+}
+
+#[test]
+fn rate_limits_can_be_switched_off() {
+    let answer = Server::start_open().execute(json!([{ "command": "true" }]));
+    assert!(!answer.headers.contains_key("x-ratelimit-limit"));
+}
+
+#[test]
+fn a_full_queue_is_503_with_the_time_to_wait() {
+    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_LENGTH", "1")];
+    let server = Server::start(&["--open-mode"], &env);
+    let three = json!([{ "command": "true" }, { "command": "true" }, { "command": "true" }]);
+    let refused = server.execute(three);
+    refused.is_error(503, "Service unavailable", "All capacity is in use, please try again later");
+    assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
+    // All or nothing: two of them would have fit, and still do.
+    assert_eq!(server.execute(json!([{ "command": "true" }, { "command": "true" }])).status, 200);
+}
+
+#[test]
+fn a_task_whose_turn_does_not_come_in_time_is_not_executed() {
+    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "300ms")];
+    let server = Server::start(&["--open-mode"], &env);
+    let sleep = json!({ "command": "sleep", "args": ["2"] });
+    let body = server.execute(json!([sleep, { "command": "true" }])).json();
+    assert_eq!(body["results"][0]["status"], "Success", "{body}");
+    assert_eq!(body["results"][1]["status"], "NotExecuted");
+    assert!(body["results"][1]["error"].as_str().unwrap().contains("for its turn"), "{body}");
+}
+
+#[test]
+fn the_wall_clock_begins_with_the_task_not_with_the_queue() {
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1")]);
+    let sleep = json!({ "command": "sleep", "args": ["0.4"], "resource_limits": { "wall_time_limit": 2_000_000_000 } });
+    let body = server.execute(json!(vec![sleep; 8])).json();
+    for result in body["results"].as_array().unwrap() {
+        assert_eq!(result["status"], "Success", "{result}");
+    }
+}
+
+#[test]
+fn tasks_beyond_the_memory_budget_wait() {
+    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "4"), ("FABER_EXECUTION__MEMORY_BUDGET", "100M")];
+    let server = Server::start(&["--open-mode"], &env);
+    // Two of them at once would be above the budget: so each sees the time of those before it.
+    let program = "import time; a = time.time(); time.sleep(0.2); print(a, time.time())";
+    let task =
+        json!({ "command": "python3", "args": ["-c", program], "resource_limits": { "memory_limit": 60 << 20 } });
+    let body = server.execute(json!(vec![task; 3])).json();
+    let mut spans: Vec<(f64, f64)> = body["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|result| {
+            let text = result["stdout"].as_str().unwrap_or_else(|| panic!("{result}"));
+            let mut times = text.split_whitespace().map(|time| time.parse().unwrap());
+            (times.next().unwrap(), times.next().unwrap())
+        })
+        .collect();
+    spans.sort_by(|a, b| a.0.total_cmp(&b.0));
+    assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "{spans:?}");
+    // Nobody may ask for more than everybody has.
+    let refused = server.run(json!({ "command": "true", "resource_limits": { "memory_limit": 101 << 20 } }));
+    assert_eq!(refused["status"], "NotExecuted");
+}
+
+#[test]
+fn when_faber_itself_cannot_make_containers_the_answer_is_500() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1")]);
+    assert_eq!(server.execute(json!([{ "command": "true" }])).status, 200);
+    // The keeper and its runners may open nothing any more; the front is as it was.
+    let front = server.processes("front");
+    for pid in server.processes("runner").into_iter().chain([server.pid()]) {
+        let few = Rlimit { current: Some(12), maximum: Some(12) };
+        prlimit(Pid::from_raw(pid), Resource::Nofile, few).unwrap();
+    }
+    eventually("an answer that says so", || {
+        let answer = server.execute(json!([{ "command": "true" }]));
+        let failed = answer.status == 500;
+        if failed {
+            answer.is_error(500, "Internal server error", "Failed to execute task");
+        }
+        failed
+    });
+    assert_eq!(server.processes("front"), front);
+    // The operator finds the cause.
+    assert!(server.log().contains("Too many open files"), "{}", server.log());
+}
+
+#[test]
+fn every_answer_carries_an_id_that_the_log_has_too() {
+    let server = Server::start_open();
+    let answer = server.post("{", &[("X-Request-Id", "my-id.1")]);
+    assert_eq!(answer.header("x-request-id"), "my-id.1");
+    let own = server.get("/health").header("x-request-id").to_owned();
+    let strange = server.post("{", &[("X-Request-Id", "a b")]);
+    assert_ne!(strange.header("x-request-id"), "a b");
+    let log = server.log();
+    assert!(log.contains("my-id.1") && log.contains(&own), "{log}");
+}
+
+#[test]
+fn files_and_output_are_not_logged() {
+    let server = Server::start_open();
+    server.run(json!({ "command": "bash", "args": ["-c", "cat f; echo $SECRET-1"], "env": { "SECRET": "sesame" },
+        "files": { "f": "sesame-2" } }));
+    assert!(!server.log().contains("sesame"), "{}", server.log());
+}
+
+#[test]
+fn the_documentation_is_there_and_can_be_switched_off() {
+    let server = Server::start_open();
+    assert_eq!(server.get("/swagger-ui").status, 200);
+    let served = server.get("/api-docs/openapi.json").json();
+    let printed = std::process::Command::new(FABER).arg("openapi").output().unwrap();
+    assert_eq!(served, serde_json::from_slice::<Value>(&printed.stdout).unwrap());
+    let without = Server::start(&["--open-mode"], &[("FABER_SERVER__SWAGGER", "false")]);
+    assert_eq!([without.get("/swagger-ui").status, without.get("/api-docs/openapi.json").status], [404, 404]);
+}
+
+#[test]
+fn serve_refuses_to_start_where_nobody_could_be_served() {
+    let output = std::process::Command::new(FABER).args(["serve", "--listen", "127.0.0.1:0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("faber key new") && text.contains("--open-mode"), "{text}");
+}

@@ -1,0 +1,260 @@
+//! What remains: nothing, after many tasks, after a stop, after any process was killed.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::support::{FABER, Family, Server, eventually, groups_of};
+
+/// The pids of the processes with this command line, wherever they run.
+fn running(command: &[&str]) -> Vec<i32> {
+    let wanted = command.join("\0") + "\0";
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted))
+        .collect()
+}
+
+/// A client that asks and does not wait for the answer.
+fn ask(server: &Server, tasks: Value) -> TcpStream {
+    let body = json!({ "tasks": tasks }).to_string();
+    let mut stream = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
+    let head = "POST /execute HTTP/1.1\r\nHost: faber\r\nConnection: close\r\nContent-Type: application/json";
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    stream
+}
+
+fn answer(mut stream: TcpStream) -> String {
+    let mut text = String::new();
+    let _ = std::io::Read::read_to_string(&mut stream, &mut text);
+    text
+}
+
+fn sleep(seconds: &str) -> Value {
+    json!({ "command": "sleep", "args": [seconds] })
+}
+
+fn descriptors(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+fn mounts(pid: i32) -> usize {
+    fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap().lines().count()
+}
+
+fn signal(pid: i32, signal: Signal) {
+    kill(Pid::from_raw(pid), signal).unwrap();
+}
+
+#[test]
+fn a_thousand_tasks_leave_nothing() {
+    let server = Server::start_open();
+    let hundred = json!(vec![json!({ "command": "bash", "args": ["-c", "echo x > f; true & wait"] }); 100]);
+    let all_succeed = || {
+        let body = server.execute(hundred.clone()).json();
+        assert!(body["results"].as_array().unwrap().iter().all(|result| result["status"] == "Success"), "{body}");
+    };
+    let state = || {
+        let runners = server.processes("runner");
+        let per_runner: Vec<(usize, usize)> = runners.iter().map(|pid| (descriptors(*pid), mounts(*pid))).collect();
+        (
+            groups_of(server.instance()).len(),
+            descriptors(server.pid()),
+            descriptors(server.processes("front")[0]),
+            per_runner,
+        )
+    };
+    all_succeed();
+    let mut before = state();
+    eventually("quiet", || std::mem::replace(&mut before, state()) == before);
+    for _ in 0..10 {
+        all_succeed();
+    }
+    eventually("the state from before", || state() == before);
+    let log = server.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn a_killed_runner_costs_its_task_and_nothing_else() {
+    let server = Server::start_open();
+    let client = ask(&server, json!([sleep("61.1"), { "command": "echo", "args": ["fine"] }]));
+    eventually("the task runs", || running(&["sleep", "61.1"]).len() == 1);
+    let runners = server.processes("runner");
+    // The one whose container has the task.
+    let task = running(&["sleep", "61.1"])[0];
+    let runner = *runners.iter().find(|pid| is_ancestor(**pid, task)).unwrap();
+    signal(runner, Signal::SIGKILL);
+    let text = answer(client);
+    let body: Value = serde_json::from_str(text.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let lost = &body["results"][0];
+    assert_eq!((&lost["status"], &lost["exit_code"]), (&json!("Failure"), &Value::Null), "{lost}");
+    assert!(lost["error"].as_str().unwrap().contains("lost"), "{lost}");
+    assert_eq!(body["results"][1]["stdout"], "fine\n");
+    eventually("the task's end", || running(&["sleep", "61.1"]).is_empty());
+    eventually("a new runner", || {
+        let now = server.processes("runner");
+        now.len() == runners.len() && !now.contains(&runner)
+    });
+    assert_eq!(server.shell("echo serving"), "serving");
+}
+
+fn is_ancestor(pid: i32, mut of: i32) -> bool {
+    while of > 1 && of != pid {
+        let status = fs::read_to_string(format!("/proc/{of}/status")).unwrap_or_default();
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+        of = parent.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    }
+    of == pid
+}
+
+#[test]
+fn a_killed_front_is_replaced_at_the_same_address() {
+    let server = Server::start_open();
+    let client = ask(&server, json!([sleep("61.2")]));
+    eventually("the task runs", || running(&["sleep", "61.2"]).len() == 1);
+    let front = server.processes("front");
+    signal(front[0], Signal::SIGKILL);
+    assert_eq!(answer(client), "");
+    eventually("the task's end", || running(&["sleep", "61.2"]).is_empty());
+    eventually("a new front", || server.processes("front").first().is_some_and(|pid| *pid != front[0]));
+    // The port was never closed: who asks meanwhile waits.
+    assert_eq!(server.shell("echo serving"), "serving");
+}
+
+#[test]
+fn a_killed_keeper_takes_everything_with_it_and_the_next_start_sweeps() {
+    let mut server = Server::start_open();
+    let client = ask(&server, json!([sleep("61.3")]));
+    eventually("the task runs", || running(&["sleep", "61.3"]).len() == 1);
+    let family = Family::of(server.pid());
+    server.kill();
+    family.assert_gone();
+    drop(client);
+    is_swept(server.instance());
+}
+
+#[test]
+fn everything_killed_at_once_is_swept_by_the_next_start() {
+    let mut server = Server::start_open();
+    let client = ask(&server, json!([sleep("61.4")]));
+    eventually("the task runs", || running(&["sleep", "61.4"]).len() == 1);
+    let family = Family::of(server.pid());
+    let others = [server.processes("front"), server.processes("runner")].concat();
+    signal(server.pid(), Signal::SIGSTOP);
+    for pid in others {
+        signal(pid, Signal::SIGKILL);
+    }
+    server.kill();
+    family.assert_gone();
+    drop(client);
+    assert!(!groups_of(server.instance()).is_empty(), "there is something to sweep");
+    is_swept(server.instance());
+}
+
+/// By whoever comes next, be it only for one task.
+fn is_swept(instance: &str) {
+    let output = Command::new(FABER).args(["run", "--", "echo", "next"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "next\n");
+    assert_eq!(groups_of(instance), Vec::<PathBuf>::new());
+    assert!(!PathBuf::from("/run/faber").join(instance).exists());
+}
+
+#[test]
+fn a_start_leaves_other_instances_alone() {
+    let server = Server::start_open();
+    let other = Server::start_open();
+    assert_eq!(other.shell("echo two"), "two");
+    drop(other);
+    assert_eq!(server.shell("echo one"), "one");
+}
+
+#[test]
+fn a_client_that_goes_away_has_its_tasks_ended() {
+    let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "1")]);
+    let client = ask(&server, json!([sleep("61.5"), sleep("61.6")]));
+    eventually("the first runs", || running(&["sleep", "61.5"]).len() == 1);
+    drop(client);
+    eventually("its end", || running(&["sleep", "61.5"]).is_empty());
+    // The second one, which waited, never runs.
+    assert_eq!(server.shell("echo next"), "next");
+    assert!(running(&["sleep", "61.6"]).is_empty());
+}
+
+#[test]
+fn a_stop_lets_running_tasks_finish() {
+    let mut server = Server::start_open();
+    let client = ask(&server, json!([{ "command": "bash", "args": ["-c", "exec -a drain-me sleep 1; echo"] }]));
+    eventually("the task runs", || running(&["drain-me", "1"]).len() == 1);
+    let family = Family::of(server.pid());
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    let text = answer(client);
+    assert!(text.starts_with("HTTP/1.1 200") && text.contains("\"Success\""), "{text}");
+    assert!(TcpStream::connect(server.url().strip_prefix("http://").unwrap()).is_err());
+    family.assert_gone();
+    assert_eq!(groups_of(server.instance()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_stop_ends_what_takes_longer_than_the_grace() {
+    let mut server = Server::start(&["--open-mode"], &[("FABER_SERVER__SHUTDOWN_GRACE", "200ms")]);
+    let client = ask(&server, json!([sleep("61.7")]));
+    eventually("the task runs", || running(&["sleep", "61.7"]).len() == 1);
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    let text = answer(client);
+    assert!(text.contains("cancelled while it ran"), "{text}");
+    assert!(running(&["sleep", "61.7"]).is_empty());
+    assert_eq!(groups_of(server.instance()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn faber_run_is_the_task_to_its_caller() {
+    let run = |args: &[&str]| {
+        let output = Command::new(FABER).arg("run").args(args).stdin(Stdio::null()).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(run(&["--", "python3", "-c", "print(1)"]), (0, "1\n".into(), String::new()));
+    assert_eq!(run(&["bash", "-c", "echo e >&2; exit 3"]), (3, String::new(), "e\n".into()));
+    assert_eq!(run(&["--wall-time", "200ms", "--", "sleep", "60"]).0, 124);
+    assert_eq!(run(&["--cpu-time", "200ms", "--", "bash", "-c", "while :; do :; done"]).0, 124);
+    assert_eq!(run(&["--memory", "16M", "--", "tail", "/dev/zero"]).0, 137);
+    assert_eq!(run(&["--output", "10", "--", "yes"]).0, 125);
+    assert_eq!(run(&["--", "no-such-command"]).0, 127);
+    assert_eq!(run(&["--", "/etc"]).0, 126);
+    assert_eq!(run(&["--", "bash", "-c", "kill -TERM $$"]).0, 143);
+    assert_eq!(run(&["--image", "none", "--", "true"]).0, 125);
+    assert_eq!(run(&["--memory", "1", "--", "true"]).0, 125);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("main.py");
+    fs::write(&file, "import os; print(open('main.py').read() != '', os.environ['A'])").unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(run(&["--file", file, "--env", "A=b", "--", "python3", "main.py"]).1, "True b\n");
+    let (status, json, _) = run(&["--json", "--", "echo", "x"]);
+    assert_eq!((status, serde_json::from_str::<Value>(&json).unwrap()["stdout"].clone()), (0, json!("x\n")));
+}
+
+#[test]
+fn an_interrupted_faber_run_ends_its_task() {
+    let mut run = Command::new(FABER).args(["run", "--", "sleep", "61.8"]).spawn().unwrap();
+    eventually("the task runs", || running(&["sleep", "61.8"]).len() == 1);
+    signal(run.id() as i32, Signal::SIGINT);
+    assert_eq!(run.wait().unwrap().code(), Some(130));
+    assert!(running(&["sleep", "61.8"]).is_empty());
+}
+
+#[test]
+fn doctor_finds_everything_here() {
+    let output = Command::new(FABER).args(["doctor", "--json"]).output().unwrap();
+    let needs: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{needs:#}");
+    let names: Vec<&str> = needs.as_array().unwrap().iter().map(|need| need["name"].as_str().unwrap()).collect();
+    for name in ["kernel", "privileges", "namespaces", "cgroups", "seccomp", "overlayfs", "a container"] {
+        assert!(names.contains(&name), "{name}: {names:?}");
+    }
+}

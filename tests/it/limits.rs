@@ -1,0 +1,242 @@
+//! Each limit, hit and just not hit, alone and with children; through HTTP and through `faber run`.
+
+use serde_json::{Value, json};
+
+use crate::support::{Server, faber_run};
+
+const MIB: u64 = 1 << 20;
+const SECOND: u64 = 1_000_000_000;
+
+/// Runs `task` both ways, and lets `check` look at both results.
+#[track_caller]
+fn both(task: Value, check: impl Fn(&Value)) {
+    let server = Server::start_open();
+    check(&server.run(task.clone()));
+    check(&faber_run(&task));
+}
+
+fn shell(script: &str, limits: Value) -> Value {
+    json!({ "command": "bash", "args": ["-c", script], "resource_limits": limits })
+}
+
+fn python(program: &str, limits: Value) -> Value {
+    json!({ "command": "python3", "args": ["-c", program], "resource_limits": limits })
+}
+
+#[track_caller]
+fn ended(result: &Value, status: &str, flag: &str) {
+    assert_eq!(result["status"], status, "{result}");
+    assert!(result["exit_code"].is_null() && result["error"].is_string(), "{result}");
+    flagged(result, flag);
+}
+
+/// Exactly the named flag is set.
+#[track_caller]
+fn flagged(result: &Value, flag: &str) {
+    for (name, value) in result["resource_limits_exceeded"].as_object().unwrap() {
+        assert_eq!(value, name == flag, "{name}: {result}");
+    }
+}
+
+#[track_caller]
+fn fine(result: &Value) {
+    assert_eq!((&result["status"], &result["exit_code"]), (&json!("Success"), &json!(0)), "{result}");
+    flagged(result, "");
+}
+
+#[test]
+fn wall_time_is_a_timeout_and_keeps_the_output() {
+    both(shell("echo before; sleep 60; echo after", json!({ "wall_time_limit": SECOND / 2 })), |result| {
+        ended(result, "Timeout", "wall_time_limit_exceeded");
+        assert_eq!(result["stdout"], "before\n");
+        let wall = result["resource_usage"]["wall_time_ns"].as_u64().unwrap();
+        assert!(wall >= SECOND / 2, "{wall}");
+    });
+}
+
+#[test]
+fn wall_time_counts_for_children_too() {
+    both(shell("sleep 60 & sleep 60 & wait", json!({ "wall_time_limit": SECOND / 2 })), |result| {
+        ended(result, "Timeout", "wall_time_limit_exceeded");
+    });
+}
+
+#[test]
+fn below_every_limit_is_a_success() {
+    let limits = json!({ "wall_time_limit": 20 * SECOND, "cpu_time_limit": 10 * SECOND, "memory_limit": 64 * MIB,
+        "max_processes": 4, "max_file_descriptors": 16, "max_output_size": 6 });
+    both(shell("(sleep 0.1; printf abc) & (sleep 0.1; printf def >&2) & wait", limits), |result| {
+        fine(result);
+        assert_eq!((&result["stdout"], &result["stderr"]), (&json!("abc"), &json!("def")));
+    });
+}
+
+#[test]
+fn cpu_time_is_its_own_status() {
+    both(shell("echo before; while :; do :; done", json!({ "cpu_time_limit": SECOND / 2 })), |result| {
+        ended(result, "CpuLimitExceeded", "cpu_time_limit_exceeded");
+        assert_eq!(result["stdout"], "before\n");
+    });
+}
+
+#[test]
+fn cpu_time_is_that_of_all_processes_together() {
+    let script = "for i in 1 2 3 4 5 6 7 8; do while :; do :; done & done; wait";
+    both(
+        shell(script, json!({ "cpu_time_limit": SECOND, "wall_time_limit": 60 * SECOND, "max_processes": 20 })),
+        |result| {
+            ended(result, "CpuLimitExceeded", "cpu_time_limit_exceeded");
+            // Eight burners of the same priority: no single one got near the limit.
+            let usage = &result["resource_usage"];
+            assert!(usage["cpu_time_ns"].as_u64().unwrap() >= SECOND, "{usage}");
+            assert!(usage["process_count"].as_u64().unwrap() >= 9, "{usage}");
+        },
+    );
+}
+
+#[test]
+fn cpu_time_just_below_the_limit_is_fine() {
+    let program = "import time\nwhile time.process_time() < 0.3: pass";
+    both(python(program, json!({ "cpu_time_limit": 2 * SECOND })), fine);
+}
+
+#[test]
+fn memory_is_its_own_status_and_keeps_the_output() {
+    both(shell("echo before; exec tail /dev/zero", json!({ "memory_limit": 32 * MIB })), |result| {
+        ended(result, "MemoryLimitExceeded", "");
+        assert_eq!(result["stdout"], "before\n");
+        let peak = result["resource_usage"]["memory_peak_bytes"].as_u64().unwrap();
+        assert!((24 * MIB..=32 * MIB).contains(&peak), "{peak}");
+    });
+}
+
+#[test]
+fn memory_of_a_child_ends_the_whole_task() {
+    let script = "bash -c 'exec tail /dev/zero'; echo $?; sleep 60";
+    both(shell(script, json!({ "memory_limit": 32 * MIB })), |result| ended(result, "MemoryLimitExceeded", ""));
+}
+
+#[test]
+fn memory_counts_files_in_every_tmpfs() {
+    for dir in ["/workspace", "/tmp", "/dev/shm"] {
+        let script = format!("exec head -c 60M /dev/zero > {dir}/file");
+        both(shell(&script, json!({ "memory_limit": 32 * MIB })), |result| ended(result, "MemoryLimitExceeded", ""));
+    }
+}
+
+#[test]
+fn memory_just_below_the_limit_is_fine() {
+    both(python("b = bytearray(64 << 20)", json!({ "memory_limit": 96 * MIB })), |result| {
+        fine(result);
+        let peak = result["resource_usage"]["memory_peak_bytes"].as_u64().unwrap();
+        assert!((64 * MIB..=96 * MIB).contains(&peak), "{peak}");
+    });
+}
+
+#[test]
+fn a_task_that_kills_itself_has_not_met_the_memory_limit() {
+    both(shell("kill -9 $$", json!({ "memory_limit": 32 * MIB })), |result| {
+        assert_eq!((&result["status"], &result["exit_code"]), (&json!("Failure"), &json!(137)), "{result}");
+        assert_eq!(result["error"], "killed by signal 9 (SIGKILL)");
+        flagged(result, "");
+    });
+}
+
+#[test]
+fn processes_beyond_the_limit_cannot_be_made() {
+    let program = "import os, sys, time\nmade = 0\nwhile True:\n  try: pid = os.fork()\n  except BlockingIOError: break\n  if not pid: time.sleep(60)\n  made += 1\nprint(made); sys.exit(1)";
+    both(python(program, json!({ "max_processes": 5 })), |result| {
+        assert_eq!((&result["status"], &result["exit_code"]), (&json!("ResourceLimitExceeded"), &json!(1)), "{result}");
+        // Itself and four more.
+        assert_eq!(result["stdout"], "4\n");
+        flagged(result, "process_limit_exceeded");
+        assert_eq!(result["resource_usage"]["process_count"], 5);
+    });
+}
+
+#[test]
+fn meeting_the_process_limit_and_succeeding_all_the_same_is_a_success() {
+    let program = "import os, time\nwhile True:\n  try: pid = os.fork()\n  except BlockingIOError: break\n  if not pid: time.sleep(60)";
+    both(python(program, json!({ "max_processes": 3 })), |result| {
+        assert_eq!((&result["status"], &result["exit_code"]), (&json!("Success"), &json!(0)), "{result}");
+        flagged(result, "process_limit_exceeded");
+    });
+}
+
+#[test]
+fn as_many_processes_as_allowed_can_be_made() {
+    both(shell("sleep 0.1 & sleep 0.1 & sleep 0.1 & wait", json!({ "max_processes": 4 })), |result| {
+        fine(result);
+        assert_eq!(result["resource_usage"]["process_count"], 4);
+    });
+}
+
+#[test]
+fn file_descriptors_beyond_the_limit_cannot_be_opened() {
+    let program = "import os, sys, time\nfds = []\ntry:\n  while True: fds.append(os.open('/dev/null', 0))\nexcept OSError: pass\nprint(max(fds) + 1, flush=True); time.sleep(0.3); sys.exit(1)";
+    both(python(program, json!({ "max_file_descriptors": 20 })), |result| {
+        assert_eq!(result["status"], "ResourceLimitExceeded", "{result}");
+        assert_eq!(result["stdout"], "20\n");
+        flagged(result, "file_descriptor_limit_exceeded");
+        assert_eq!(result["resource_usage"]["file_descriptors"], 20);
+    });
+}
+
+#[test]
+fn output_is_cut_at_the_limit_and_the_task_ended() {
+    both(shell("yes", json!({ "max_output_size": 1000 })), |result| {
+        ended(result, "ResourceLimitExceeded", "output_limit_exceeded");
+        assert_eq!(result["stdout"].as_str().unwrap(), "y\n".repeat(500));
+    });
+}
+
+#[test]
+fn output_of_both_streams_counts_together() {
+    both(shell("printf 12345; sleep 0.2; printf 67890 >&2; printf x", json!({ "max_output_size": 10 })), |result| {
+        ended(result, "ResourceLimitExceeded", "output_limit_exceeded");
+        assert_eq!((&result["stdout"], &result["stderr"]), (&json!("12345"), &json!("67890")));
+    });
+}
+
+#[test]
+fn output_of_exactly_the_limit_is_fine() {
+    both(shell("head -c 100000 /dev/zero | tr '\\0' x", json!({ "max_output_size": 100_000 })), |result| {
+        fine(result);
+        assert_eq!(result["stdout"].as_str().unwrap().len(), 100_000);
+    });
+}
+
+#[test]
+fn a_gigabyte_of_output_costs_the_server_its_limit_and_no_more() {
+    let server = Server::start_open();
+    let peaks = || {
+        let pids: Vec<i32> = ["front", "runner"].iter().flat_map(|role| server.processes(role)).collect();
+        pids.iter().map(|pid| peak_kib(*pid)).max().unwrap()
+    };
+    let before = peaks();
+    let result = server.run(shell("exec head -c 1G /dev/zero", json!({ "max_output_size": MIB })));
+    ended(&result, "ResourceLimitExceeded", "output_limit_exceeded");
+    assert_eq!(result["stdout"].as_str().unwrap().len() as u64, MIB);
+    // Some copies on its way: the wire's, the text, the JSON with six characters for each NUL.
+    assert!(peaks() < before + (40 << 10), "{before} KiB, then {} KiB", peaks());
+}
+
+/// The most physical memory a process has used (proc_pid_status(5), VmHWM).
+fn peak_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn the_configured_maxima_cap_what_a_task_may_ask() {
+    let env = [("FABER_LIMITS__MAX__MEMORY", "64M"), ("FABER_RATE_LIMIT__ENABLED", "false")];
+    let server = Server::start(&["--open-mode"], &env);
+    let ask = |memory: u64| server.run(json!({ "command": "true", "resource_limits": { "memory_limit": memory } }));
+    fine(&ask(64 * MIB));
+    let refused = ask(64 * MIB + 1);
+    assert_eq!(refused["status"], "NotExecuted");
+    assert_eq!(refused["error"], "memory_limit 67108865 is above this server's maximum of 67108864");
+    // A default above the maximum is cut to it.
+    ended(&server.run(json!({ "command": "tail", "args": ["/dev/zero"] })), "MemoryLimitExceeded", "");
+}

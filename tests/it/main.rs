@@ -1,0 +1,13 @@
+//! The real server, real containers. One binary; a module for each capability.
+
+mod architecture;
+mod contract;
+mod engines;
+mod examples;
+mod input;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod support;
+mod swagger;
+mod usage;

@@ -1,0 +1,226 @@
+//! A server of a test's own, and the proof that it leaves nothing.
+
+mod left;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+pub use left::{Family, groups_of};
+
+pub const FABER: &str = env!("CARGO_BIN_EXE_faber");
+
+/// Started in open mode without rate limits, unless told otherwise. Dropping it stops it and looks for remains.
+pub struct Server {
+    keeper: Child,
+    url: String,
+    instance: String,
+    dir: TempDir,
+    stopped: bool,
+}
+
+/// An HTTP answer.
+pub struct Answer {
+    pub status: u16,
+    pub headers: ureq::http::HeaderMap,
+    pub text: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    #[track_caller]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no header {name}")).to_str().unwrap()
+    }
+
+    /// The page's form of an error.
+    #[track_caller]
+    pub fn is_error(&self, status: u16, error: &str, details: &str) {
+        assert_eq!((self.status, self.json()), (status, json!({ "error": error, "details": details })));
+    }
+}
+
+impl Server {
+    pub fn start_open() -> Self {
+        Self::start(&["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")])
+    }
+
+    pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new(FABER);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
+        command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
+        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut keeper = command.stderr(File::create(dir.path().join("log")).unwrap()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        let url =
+            line.trim().strip_prefix("Faber serves on ").unwrap_or_else(|| panic!("no server: {line}{log}")).to_owned();
+        let started: Value = log.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
+        let instance = started["instance"].as_str().unwrap().to_owned();
+        Self { keeper, url, instance, dir, stopped: false }
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.keeper.id() as i32
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap()
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// The front and the runners, by role.
+    pub fn processes(&self, role: &str) -> Vec<i32> {
+        let is = |pid: &i32| left::command_line(*pid) == ["faber", role];
+        left::children(self.pid()).into_iter().filter(is).collect()
+    }
+
+    pub fn get(&self, path: &str) -> Answer {
+        answer(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    pub fn post(&self, body: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = agent().post(format!("{}/execute", self.url));
+        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
+            request = request.content_type("application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        answer(request.send(body))
+    }
+
+    pub fn execute(&self, tasks: Value) -> Answer {
+        self.post(&json!({ "tasks": tasks }).to_string(), &[])
+    }
+
+    /// The result of one task.
+    #[track_caller]
+    pub fn run(&self, task: Value) -> Value {
+        let answer = self.execute(json!([task]));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()["results"][0].clone()
+    }
+
+    /// The trimmed output of a shell script that must succeed.
+    #[track_caller]
+    pub fn shell(&self, script: &str) -> String {
+        let result = self.run(json!({ "command": "bash", "args": ["-c", script] }));
+        assert_eq!(result["status"], "Success", "{result}");
+        result["stdout"].as_str().unwrap_or_default().trim().to_owned()
+    }
+
+    /// What Python prints, which must succeed.
+    #[track_caller]
+    pub fn python(&self, program: &str) -> String {
+        let result = self.run(json!({ "command": "python3", "args": ["-c", program] }));
+        assert_eq!(result["status"], "Success", "{result}");
+        result["stdout"].as_str().unwrap_or_default().trim().to_owned()
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> Option<i32> {
+        self.stopped = true;
+        kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        self.keeper.wait().unwrap().code()
+    }
+
+    /// SIGKILL to the keeper, and nothing else.
+    pub fn kill(&mut self) {
+        self.stopped = true;
+        self.keeper.kill().unwrap();
+        self.keeper.wait().unwrap();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
+        let family = Family::of(self.pid());
+        let status = self.stop();
+        if std::thread::panicking() {
+            eprintln!("--- the server's log\n{}", self.log());
+            return;
+        }
+        assert_eq!(status, Some(0), "{}", self.log());
+        family.assert_gone();
+        left::assert_nothing_left(&self.instance);
+    }
+}
+
+/// `faber run` with a task as the API has it; its result.
+#[track_caller]
+pub fn faber_run(task: &Value) -> Value {
+    let mut command = Command::new(FABER);
+    command.args(["run", "--json"]).stdin(Stdio::null());
+    let limits = &task["resource_limits"];
+    let nanos = |n: u64| format!("{n}ns");
+    let bytes = |n: u64| n.to_string();
+    type Unit<'a> = &'a dyn Fn(u64) -> String;
+    let flags: [(&str, &str, Unit); 6] = [
+        ("memory_limit", "--memory", &bytes),
+        ("cpu_time_limit", "--cpu-time", &nanos),
+        ("wall_time_limit", "--wall-time", &nanos),
+        ("max_processes", "--processes", &bytes),
+        ("max_file_descriptors", "--file-descriptors", &bytes),
+        ("max_output_size", "--output", &bytes),
+    ];
+    for (field, flag, unit) in flags {
+        if let Some(value) = limits[field].as_u64() {
+            command.args([flag, &unit(value)]);
+        }
+    }
+    command.arg("--").arg(task["command"].as_str().unwrap());
+    command.args(task["args"].as_array().into_iter().flatten().map(|arg| arg.as_str().unwrap()));
+    let output = command.output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Waits until `is` holds: for what is an event somewhere else.
+#[track_caller]
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is() {
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config =
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));
+    config.build().into()
+}
+
+#[track_caller]
+fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+    let mut response = response.unwrap();
+    let text = response.body_mut().with_config().limit(256 << 20).read_to_string().unwrap();
+    Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
+}
