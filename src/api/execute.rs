@@ -6,13 +6,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::Json;
+use futures_util::future::{self, Either};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
 use crate::scheduler::{Pending, QueueTimeout, Saturated};
-use crate::task::{Outcome, Report, Task, TaskRequest, TaskResult};
+use crate::task::{Object, Outcome, Report, Task, TaskRequest, TaskResult};
 
 /// One or more tasks. They are independent, and run in parallel as far as capacity allows.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -107,7 +108,7 @@ async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
             if error.is::<tower_http::timeout::TimeoutError>() {
                 return ApiError::Late;
             }
-            if error.to_string().contains("length limit") {
+            if error.is::<http_body_util::LengthLimitError>() {
                 return ApiError::TooLarge;
             }
             source = error.source();
@@ -120,13 +121,13 @@ async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
 fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
     let invalid = |details: String| Err(ApiError::Invalid(details));
     let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize::<_, ExecuteRequest>(&mut json).map_err(|error| {
+    let parsed = serde_path_to_error::deserialize::<_, Object<ExecuteRequest>>(&mut json).map_err(|error| {
         let place = error.path().to_string();
         let place = if place == "." { String::new() } else { format!("{place}: ") };
         ApiError::Invalid(format!("{place}{}", error.inner()))
     })?;
     json.end().map_err(|error| ApiError::Invalid(error.to_string()))?;
-    let tasks = parsed.tasks;
+    let Object(ExecuteRequest { tasks }) = parsed;
     if tasks.is_empty() {
         return invalid("Invalid tasks: at least one task is needed".into());
     }
@@ -142,21 +143,26 @@ fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
 
 /// One report for each task, in order; or the one error that stands for all.
 async fn run(app: &App, requests: Vec<TaskRequest>) -> Result<Vec<Report>, ApiError> {
-    let default_image = &app.config.execution.default_image;
-    let parsed: Vec<_> =
-        requests.into_iter().map(|request| Task::parse(request, &app.bounds, default_image, &app.images)).collect();
-    let tasks = parsed.iter().filter_map(|task| task.as_ref().ok().cloned()).collect();
+    let mut tasks = Vec::new();
+    let refusals: Vec<Option<String>> = requests
+        .into_iter()
+        .map(|request| match Task::parse(request, &app.bounds, &app.config.execution.default_image, &app.images) {
+            Ok(task) => {
+                tasks.push(task);
+                None
+            }
+            Err(refusal) => Some(refusal.to_string()),
+        })
+        .collect();
     let pending =
         app.scheduler.submit(tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
     let mut pending = pending.into_iter();
-    let mut ends = Vec::with_capacity(parsed.len());
-    for task in parsed {
-        ends.push(match task {
-            Err(refusal) => End::Refused(refusal.to_string()),
-            Ok(_) => End::of(pending.next()).await,
-        });
-    }
-    answer(ends)
+    let ends = refusals.into_iter().map(|refusal| match refusal {
+        Some(reason) => Either::Left(future::ready(End::Refused(reason))),
+        None => Either::Right(End::of(pending.next())),
+    });
+    // All at once: each task's own deadline counts, whatever those before it do.
+    answer(future::join_all(ends).await)
 }
 
 /// How far a task came.
@@ -203,7 +209,7 @@ fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Task
         }
         fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
             let mut tasks = Vec::new();
-            while let Some(task) = items.next_element()? {
+            while let Some(Object(task)) = items.next_element()? {
                 tasks.push(task);
                 if tasks.len() > MOST_TASKS {
                     return Err(serde::de::Error::custom(format_args!("more than {MOST_TASKS} tasks")));

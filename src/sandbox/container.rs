@@ -58,6 +58,9 @@ pub struct Created {
     start: UnixStream,
     stdout: File,
     stderr: File,
+    /// The mount namespace, kept beyond the init's end: what the task leaves in its files is then still charged when
+    /// usage is read, and taking the mounts down is not what the answer waits for. None once it is given back.
+    mounts: Option<OwnedFd>,
     group: Box<dyn Cgroup>,
     state: PathBuf,
 }
@@ -83,6 +86,10 @@ struct InitProcess {
 impl InitProcess {
     fn open(pid: Pid) -> io::Result<Self> {
         Ok(Self { pid, handle: pidfd_open(pid, PidfdFlags::empty())?, reaped: false })
+    }
+
+    fn mounts(&self) -> io::Result<OwnedFd> {
+        Ok(File::open(format!("/proc/{}/ns/mnt", self.pid.as_raw_nonzero()))?.into())
     }
 
     /// Ends the init, and with it everything in its PID namespace, and reaps it.
@@ -125,8 +132,10 @@ impl Created {
             .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
         let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
+        let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
-        Ok(Self { container, init, control, start, stdout, stderr, group, state: slot.state_dir().join(name) })
+        let state = slot.state_dir().join(name);
+        Ok(Self { container, init, control, start, stdout, stderr, mounts: Some(mounts), group, state })
     }
 
     /// Readable when the init has ended, which a waiting one never does by itself.
@@ -226,6 +235,7 @@ impl Created {
 impl Drop for Created {
     fn drop(&mut self) {
         self.init.end();
+        self.mounts = None;
         // What cannot be removed now, the next sweep finds by its name.
         let _ = self.group.remove();
         let _ = fs::remove_dir_all(&self.state);

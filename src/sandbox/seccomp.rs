@@ -101,7 +101,7 @@ const COMMON: &[i64] = &numbers![
     SYS_sync_file_range SYS_sendfile SYS_splice SYS_tee SYS_vmsplice SYS_copy_file_range SYS_memfd_create
     SYS_getxattr SYS_lgetxattr SYS_fgetxattr SYS_listxattr SYS_llistxattr SYS_flistxattr SYS_setxattr SYS_lsetxattr
     SYS_fsetxattr SYS_removexattr SYS_lremovexattr SYS_fremovexattr SYS_inotify_init1 SYS_inotify_add_watch
-    SYS_inotify_rm_watch SYS_name_to_handle_at
+    SYS_inotify_rm_watch
     SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self
     // memory
     SYS_brk SYS_mmap SYS_munmap SYS_mremap SYS_mprotect SYS_madvise SYS_mincore SYS_msync SYS_mlock SYS_mlock2
@@ -162,7 +162,7 @@ mod tests {
             SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns SYS_ptrace SYS_bpf SYS_keyctl SYS_add_key
             SYS_request_key SYS_perf_event_open SYS_userfaultfd SYS_io_uring_setup SYS_io_uring_enter SYS_kexec_load
             SYS_init_module SYS_finit_module SYS_reboot SYS_process_vm_readv SYS_process_vm_writev SYS_open_by_handle_at
-            SYS_syslog SYS_acct SYS_swapon SYS_quotactl SYS_kcmp SYS_open_tree SYS_move_mount SYS_fsopen SYS_mount_setattr
+            SYS_name_to_handle_at             SYS_syslog SYS_acct SYS_swapon SYS_quotactl SYS_kcmp SYS_open_tree SYS_move_mount SYS_fsopen SYS_mount_setattr
             SYS_pidfd_getfd SYS_socket SYS_clone SYS_process_madvise SYS_fanotify_init
         ];
         for call in never {

@@ -4,12 +4,14 @@
 //! ([`Task::parse`] is the only way in).
 
 mod files;
+mod json;
 mod limits;
 mod outcome;
 mod request;
 mod result;
 
 pub use files::{PathRefusal, WorkspacePath};
+pub use json::Object;
 pub use limits::{Bounds, LimitRefusal, Limits, MINIMUM};
 pub use outcome::{Hits, Limit, Outcome, Report, Usage};
 pub use request::{ImageName, Refusal, ResourceLimits, Task, TaskRequest};

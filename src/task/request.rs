@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::json::{optional_object, unique_keys};
 use super::{Bounds, LimitRefusal, Limits, PathRefusal, WorkspacePath};
 
 /// The longest single string execve(2) takes (`MAX_ARG_STRLEN`: 32 pages), its NUL included.
@@ -41,7 +42,7 @@ pub struct TaskRequest {
     #[schema(example = json!({"script.py": "print('Hello from Python')"}))]
     pub files: BTreeMap<String, String>,
     /// Limits; what is left out comes from the server's defaults.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "optional_object")]
     pub resource_limits: Option<ResourceLimits>,
     /// The image to run in; without it the server's default image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -225,28 +226,6 @@ fn parse_files(files: BTreeMap<String, String>, limits: &Limits) -> Result<BTree
         }
     }
     Ok(parsed)
-}
-
-/// A JSON object whose keys are all different: a repeated key would silently lose a value.
-fn unique_keys<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    struct Visitor;
-    impl<'de> serde::de::Visitor<'de> for Visitor {
-        type Value = BTreeMap<String, String>;
-        fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-            f.write_str("an object of strings")
-        }
-        fn visit_map<A: serde::de::MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-            let mut map = BTreeMap::new();
-            while let Some((key, value)) = entries.next_entry::<String, String>()? {
-                if map.contains_key(&key) {
-                    return Err(serde::de::Error::custom(format_args!("duplicate key `{key}`")));
-                }
-                map.insert(key, value);
-            }
-            Ok(map)
-        }
-    }
-    deserializer.deserialize_map(Visitor)
 }
 
 #[cfg(test)]

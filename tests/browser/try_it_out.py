@@ -3,9 +3,12 @@
 Usage: try_it_out.py URL SCREENSHOT. Speaks WebDriver (w3.org/TR/webdriver2) to chromedriver with the standard library.
 """
 import base64
+import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +23,9 @@ ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
 class Driver:
-    def __init__(self, profile):
-        path = shutil.which("chromedriver") or sys.exit("chromedriver is not here; scripts/test installs it")
-        self.process = subprocess.Popen([path, "--port=0"], stdout=subprocess.PIPE, text=True)
-        port = next(found[1] for line in self.process.stdout if (found := re.search(r"on port (\d+)", line)))
+    def __init__(self, process, profile):
+        # The first line names the port that was asked for, which is 0.
+        port = next(found[1] for line in process.stdout if (found := re.search(r"on port ([1-9]\d*)", line)))
         self.base = f"http://127.0.0.1:{port}"
         options = {"args": FLAGS + [f"--user-data-dir={profile}"]}
         capabilities = {"alwaysMatch": {"goog:chromeOptions": options}}
@@ -55,30 +57,33 @@ class Driver:
     def text(self, css):
         return self.command("GET", f"/element/{self.find(css)}/text")
 
-    def close(self):
+
+@contextlib.contextmanager
+def browser():
+    """A driver with a browser and a profile of its own; all of it is gone afterwards, whatever happens."""
+    path = shutil.which("chromedriver") or sys.exit("chromedriver is not here; scripts/test installs it")
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen([path, "--port=0"], stdout=subprocess.PIPE, text=True, start_new_session=True)
         try:
-            if hasattr(self, "session"):
-                self.command("DELETE", "")
+            driver = Driver(process, profile)
+            yield driver
+            driver.command("DELETE", "")
         finally:
-            self.process.terminate()
-            self.process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def main(url, screenshot):
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        driver = Driver(profile)
-        try:
-            driver.command("POST", "/url", {"url": url})
-            operation = "[id^='operations-'][id*='execute']"
-            driver.click(f"{operation} .opblock-summary-control")
-            driver.click(f"{operation} .try-out__btn")
-            driver.click(f"{operation} .execute")
-            print(driver.text(f"{operation} .live-responses-table .response-col_status"))
-            print(driver.text(f"{operation} .live-responses-table .highlight-code"))
-            with open(screenshot, "wb") as file:
-                file.write(base64.b64decode(driver.command("GET", "/screenshot")))
-        finally:
-            driver.close()
+    with browser() as driver:
+        driver.command("POST", "/url", {"url": url})
+        operation = "[id^='operations-'][id*='execute']"
+        driver.click(f"{operation} .opblock-summary-control")
+        driver.click(f"{operation} .try-out__btn")
+        driver.click(f"{operation} .execute")
+        print(driver.text(f"{operation} .live-responses-table .response-col_status"))
+        print(driver.text(f"{operation} .live-responses-table .highlight-code"))
+        with open(screenshot, "wb") as file:
+            file.write(base64.b64decode(driver.command("GET", "/screenshot")))
 
 
 main(*sys.argv[1:])

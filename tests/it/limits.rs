@@ -64,7 +64,7 @@ fn wall_time_counts_for_children_too() {
 #[test]
 fn below_every_limit_is_a_success() {
     let limits = json!({ "wall_time_limit": 20 * SECOND, "cpu_time_limit": 10 * SECOND, "memory_limit": 64 * MIB,
-        "max_processes": 4, "max_file_descriptors": 16, "max_output_size": 6 });
+        "max_processes": 5, "max_file_descriptors": 16, "max_output_size": 6 });
     both(shell("(sleep 0.1; printf abc) & (sleep 0.1; printf def >&2) & wait", limits), |result| {
         fine(result);
         assert_eq!((&result["stdout"], &result["stderr"]), (&json!("abc"), &json!("def")));
@@ -192,9 +192,13 @@ fn output_is_cut_at_the_limit_and_the_task_ended() {
 
 #[test]
 fn output_of_both_streams_counts_together() {
-    both(shell("printf 12345; sleep 0.2; printf 67890 >&2; printf x", json!({ "max_output_size": 10 })), |result| {
+    // Between two pipes there is no order, so which of the last bytes is lost is open; how many are kept is not.
+    both(shell("printf 1234567; printf 12345678 >&2", json!({ "max_output_size": 10 })), |result| {
         ended(result, "ResourceLimitExceeded", "output_limit_exceeded");
-        assert_eq!((&result["stdout"], &result["stderr"]), (&json!("12345"), &json!("67890")));
+        let text = |stream: &str| result[stream].as_str().unwrap_or_default().to_owned();
+        let (out, err) = (text("stdout"), text("stderr"));
+        assert!("1234567".starts_with(&out) && "12345678".starts_with(&err), "{result}");
+        assert_eq!(out.len() + err.len(), 10, "{result}");
     });
 }
 
@@ -213,6 +217,7 @@ fn a_gigabyte_of_output_costs_the_server_its_limit_and_no_more() {
         let pids: Vec<i32> = ["front", "runner"].iter().flat_map(|role| server.processes(role)).collect();
         pids.iter().map(|pid| peak_kib(*pid)).max().unwrap()
     };
+    fine(&server.run(json!({ "command": "true" })));
     let before = peaks();
     let result = server.run(shell("exec head -c 1G /dev/zero", json!({ "max_output_size": MIB })));
     ended(&result, "ResourceLimitExceeded", "output_limit_exceeded");

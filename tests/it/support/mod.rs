@@ -204,11 +204,19 @@ pub fn faber_run(task: &Value) -> Value {
 
 /// Waits until `is` holds: for what is an event somewhere else.
 #[track_caller]
-pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+pub fn eventually(what: &str, is: impl FnMut() -> bool) {
+    assert!(settles(is), "{what} did not happen");
+}
+
+/// The same, for who has more to say when it does not.
+pub fn settles(mut is: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(30);
-    while !is() {
-        assert!(Instant::now() < deadline, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(10));
+    loop {
+        match is() {
+            true => return true,
+            false if Instant::now() >= deadline => return false,
+            false => std::thread::sleep(Duration::from_millis(10)),
+        }
     }
 }
 
