@@ -72,7 +72,8 @@ pub fn main() -> ExitCode {
 /// Prints what a reader such as `head` may stop reading at any time.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
     use std::io::Write;
-    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+    let mut out = std::io::stdout();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }

@@ -1,11 +1,9 @@
 //! `faber serve`: the keeper.
 
-use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Args;
 
 use super::log;
@@ -58,13 +56,13 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     config.check_auth()?;
     needs::require()?;
     log::start(&config.log);
-    let listener =
-        TcpListener::bind(config.server.listen).with_context(|| format!("listen on {}", config.server.listen))?;
+    let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
+    let open_mode = config.auth.open_mode;
     let plan = plan(config, listener)?;
     let instance = Instance::found()?;
     tracing::info!(instance = instance.name(), slots = plan.slots, "starting");
-    announce(address)?;
+    announce(address, open_mode)?;
     keeper::serve(instance, plan)?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -98,9 +96,24 @@ fn plan(config: Config, listener: TcpListener) -> anyhow::Result<Plan> {
     })
 }
 
-/// For whoever started it, a person or a program.
-fn announce(address: SocketAddr) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    writeln!(out, "Faber serves on http://{address}")?;
-    Ok(out.flush()?)
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; --listen takes another address, with port 0 any that is free",
+            _ => "",
+        };
+        anyhow::Error::new(error).context(format!("cannot listen on {address}{hint}"))
+    })
+}
+
+/// For whoever started it: a program reads the first line, a person can paste the rest. Who started it may not listen.
+fn announce(address: SocketAddr, open_mode: bool) -> anyhow::Result<()> {
+    let key = if open_mode { "" } else { " -H 'Authorization: Bearer YOUR_KEY'" };
+    super::print(&format!(
+        "Faber serves on http://{address}\n\
+         Try it:\n  \
+         curl http://{address}/execute{key} -H 'Content-Type: application/json' \
+         -d '{{\"tasks\": [{{\"command\": \"echo\", \"args\": [\"Hello, Faber!\"]}}]}}'"
+    ))
+    .map(|_| ())
 }

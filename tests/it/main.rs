@@ -8,6 +8,7 @@ mod input;
 mod isolation;
 mod lifecycle;
 mod limits;
+mod scripts;
 mod support;
 mod swagger;
 mod usage;

@@ -1,0 +1,30 @@
+# Each recipe is one of the scripts, so that nothing here can say something else than they do.
+
+# List the recipes
+default:
+    @just --list
+
+# Build, look at the machine, and serve on 127.0.0.1:8080
+[group('use')]
+run *arguments:
+    scripts/run {{arguments}}
+
+# Run every test
+[group('develop')]
+test *arguments:
+    scripts/test {{arguments}}
+
+# Measure, against bare spawns in the same run
+[group('develop')]
+bench *arguments:
+    scripts/bench {{arguments}}
+
+# Format the code
+[group('develop')]
+format:
+    cargo fmt
+
+# Everything a change must pass
+[group('develop')]
+ci:
+    .ci/run
