@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::chain::chain;
 use crate::sandbox::cgroup::Tree;
 use crate::sandbox::probe_namespaces;
 
@@ -155,6 +156,10 @@ fn cgroups() -> Vec<Need> {
             return vec![Need::missing(name, error.to_string(), fix)];
         }
     };
+    if let Err(error) = tree.check_writable() {
+        let fix = "run it as root; in a container, start that with --privileged and --cgroupns=host";
+        return vec![Need::missing(name, chain(&error), fix)];
+    }
     let found = Need::ok(name, format!("{} with memory, pids and cpu accounting", tree.version()));
     let lacking = tree.lacking_counters();
     let counters = if lacking.is_empty() {

@@ -53,6 +53,8 @@ enum Command {
 
 /// Does what the command line says. What fails is told in one line, with its causes.
 pub fn main() -> ExitCode {
+    // Files and mount points get the modes they are made with, and tasks start with this, whatever the caller's is.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let done = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Run(args) => run::run(args),

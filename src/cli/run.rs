@@ -74,12 +74,12 @@ pub struct RunArgs {
 
 /// Faber, not the task, is to blame; or the task was refused.
 #[derive(Debug, thiserror::Error)]
-#[error("the task was not run")]
-pub struct CannotRun;
+#[error("the task was not run: {0}")]
+pub struct CannotRun(String);
 
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let json = args.json;
-    let report = execute(args).map_err(|error| anyhow::Error::new(CannotRun).context(format!("{error:#}")))?;
+    let report = execute(args).map_err(|error| CannotRun(format!("{error:#}")))?;
     let status = exit_status(&report.outcome);
     if json {
         return super::print(&serde_json::to_string_pretty(&TaskResult::from(report))?).map(|_| ExitCode::from(status));

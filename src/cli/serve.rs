@@ -15,7 +15,7 @@ use crate::runner::wire::Setup;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stops on SIGTERM or SIGINT: no new requests, running tasks may finish for server.shutdown_grace, everything is removed.
+Stops on SIGTERM, SIGINT or SIGHUP: no new requests, running tasks may finish for server.shutdown_grace, everything is removed.
 A second signal ends it at once. `faber config` prints every other setting.")]
 pub struct ServeArgs {
     /// The configuration file [default: ./faber.toml or /etc/faber/faber.toml, if there is one]

@@ -8,6 +8,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::chain::chain;
 use crate::sandbox::cgroup::{CgroupError, Tree};
 
 /// Where the Faber instances of a machine find each other.
@@ -87,10 +88,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if let Err(error) = self.remove() {
-            tracing::warn!(
-                error = crate::runner::chain(&error),
-                "something of this instance is left for the next start"
-            );
+            tracing::warn!(error = chain(&error), "something of this instance is left for the next start");
         }
     }
 }

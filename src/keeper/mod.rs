@@ -22,6 +22,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::chain::chain;
 use crate::frame;
 use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, UidRange};
@@ -69,6 +70,8 @@ struct Keeper {
     front: Option<Front>,
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
+    /// A signal that says stop came while something else was waited for.
+    stopping: bool,
 }
 
 struct Front {
@@ -103,7 +106,7 @@ pub fn serve(instance: Instance, plan: Plan) -> Result<()> {
     let slots = (0..plan.slots)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, delay: Duration::ZERO, due: now })
         .collect();
-    let mut keeper = Keeper { plan, instance, front_ids, front: None, slots, signals };
+    let mut keeper = Keeper { plan, instance, front_ids, front: None, slots, signals, stopping: false };
     let served = keeper.keep();
     keeper.stop();
     served
@@ -112,7 +115,7 @@ pub fn serve(instance: Instance, plan: Plan) -> Result<()> {
 impl Keeper {
     fn keep(&mut self) -> Result<()> {
         self.start_front()?;
-        loop {
+        while !self.stopping {
             self.start_due()?;
             match self.wait(self.next_due())? {
                 Woken::Stop => return Ok(()),
@@ -120,6 +123,7 @@ impl Keeper {
                 Woken::ChildEnded => self.reap()?,
             }
         }
+        Ok(())
     }
 
     fn start_front(&mut self) -> Result<()> {
@@ -182,6 +186,9 @@ impl Keeper {
         self.front = None;
         // Their sockets are closed now, so the runners end by themselves.
         self.end_runners();
+        if self.stopping {
+            return Ok(());
+        }
         std::thread::sleep(Duration::from_millis(100));
         self.start_front()
     }
@@ -209,9 +216,9 @@ impl Keeper {
         }
     }
 
-    /// Waits for the runners, whose sockets are closed, and kills those that do not end.
+    /// Waits for the runners, whose sockets are closed, and kills those that do not end; at once on a signal to stop.
     fn end_runners(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         loop {
             for slot in &mut self.slots {
                 let ended = slot.runner.as_mut().is_some_and(|(runner, _)| runner.ended().is_some());
@@ -230,7 +237,10 @@ impl Keeper {
                     runner.kill();
                 }
             }
-            let _ = self.wait(Some(deadline.max(Instant::now() + Duration::from_millis(50))));
+            if let Ok(Woken::Stop) = self.wait(Some(deadline.max(Instant::now() + Duration::from_millis(50)))) {
+                self.stopping = true;
+                deadline = Instant::now();
+            }
         }
     }
 
@@ -259,7 +269,7 @@ impl Keeper {
 /// What cannot be removed now stands in the log, and goes with the next start.
 fn sweep(instance: &Instance, slot: &str) {
     if let Err(error) = instance.sweep_slot(slot) {
-        tracing::warn!(slot, error = crate::runner::chain(&error), "a dead runner's remains cannot be removed yet");
+        tracing::warn!(slot, error = chain(&error), "a dead runner's remains cannot be removed yet");
     }
 }
 

@@ -14,17 +14,19 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::chain::chain;
 use crate::frame;
 use crate::sandbox::{ContainerError, Created, Ran, Slot, SlotError};
 use crate::task::{ImageName, Limits, Report, Task};
 use wire::{Notice, Order, Setup};
 
-/// Seconds a step that has no end of its own may take: libcontainer's create has none. SIGALRM then ends the process,
-/// and the keeper sweeps what it left.
-const STUCK: u32 = 60;
+/// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
+/// process, and the keeper sweeps what it left.
+const STUCK: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum RunnerError {
@@ -97,7 +99,7 @@ impl Runner {
     }
 
     fn create(&mut self, image: &ImageName) -> Result<Created, RunnerError> {
-        let _watchdog = Watchdog::set();
+        let _watchdog = Watchdog::set(STUCK);
         Ok(self.slot.create(image)?)
     }
 
@@ -113,10 +115,10 @@ impl Runner {
             self.create(&task.image)?
         };
         let image = self.slot.image(&task.image)?.clone();
+        let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
         let Ran { report, fault, remains } = created.run(task, &image, socket.as_fd());
         let fault = fault.map(|fault| chain(&fault));
         say(socket, &Notice::Report { report, fault })?;
-        let _watchdog = Watchdog::set();
         drop(remains);
         Ok(())
     }
@@ -150,8 +152,8 @@ fn wait(socket: &mut UnixStream, created: &Created) -> Result<Event, RunnerError
 struct Watchdog;
 
 impl Watchdog {
-    fn set() -> Self {
-        nix::unistd::alarm::set(STUCK);
+    fn set(patience: Duration) -> Self {
+        nix::unistd::alarm::set(u32::try_from(patience.as_secs()).unwrap_or(u32::MAX));
         Self
     }
 }
@@ -160,18 +162,6 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         nix::unistd::alarm::cancel();
     }
-}
-
-/// An error and everything below it, in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        source = error.source();
-    }
-    text
 }
 
 /// The runner's process: its socket is its standard input.

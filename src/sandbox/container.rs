@@ -42,6 +42,8 @@ pub enum ContainerError {
     Io { step: &'static str, source: io::Error },
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error("put the task's limits in force")]
+    NotInForce(#[source] io::Error),
 }
 
 type Result<T> = std::result::Result<T, ContainerError>;
@@ -158,7 +160,7 @@ impl Created {
     /// Everything before the clock runs: limits in force, container started, files placed, the task's process waiting.
     fn prepare(&mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> Result<Prepared> {
         let limits = &task.limits;
-        self.group.apply(limits)?;
+        self.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
         // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
         self.score(1000)?;
         self.container
@@ -172,6 +174,9 @@ impl Created {
             watch::First::Notice(Notice::Prepared) => {}
             watch::First::Notice(Notice::Failed { step: Step::Files, errno }) => {
                 return Ok(Prepared::Not(Outcome::NotExecuted { reason: format!("files: {}", errno_text(errno)) }));
+            }
+            watch::First::Notice(Notice::Failed { step: Step::Limits, errno }) => {
+                return Err(ContainerError::NotInForce(io::Error::from_raw_os_error(errno)));
             }
             watch::First::Notice(notice) => return Err(set_up_failed(notice)),
             watch::First::Cancelled => return Ok(Prepared::Not(Outcome::Cancelled)),
@@ -357,7 +362,7 @@ fn set_up_failed(notice: Notice) -> ContainerError {
 /// What the client is told; the operator gets the whole chain.
 fn reason(error: &ContainerError) -> String {
     match error {
-        ContainerError::Cgroup(CgroupError::NotInForce { .. }) => "a resource limit could not be put in force".into(),
+        ContainerError::NotInForce(_) => "a resource limit could not be put in force".into(),
         _ => "the container could not be started".into(),
     }
 }

@@ -58,6 +58,8 @@ pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec,
                 .env(Vec::new())
                 .cwd(WORKSPACE)
                 .capabilities(capabilities()?)
+                // The builder's own default would cut everybody to 1024 descriptors: the task gets its limits from the init.
+                .rlimits(Vec::new())
                 .no_new_privileges(true)
                 .build()?,
         )

@@ -224,6 +224,19 @@ fn a_stop_ends_what_takes_longer_than_the_grace() {
 }
 
 #[test]
+fn a_second_signal_ends_a_stop_at_once() {
+    let mut server = Server::start(&["--open-mode"], &[("FABER_SERVER__SHUTDOWN_GRACE", "10m")]);
+    let client = ask(&server, json!([sleep("61.9")]));
+    eventually("the task runs", || running(&["sleep", "61.9"]).len() == 1);
+    signal(server.pid(), Signal::SIGTERM);
+    eventually("the drain", || server.log().contains("draining"));
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    assert_eq!(answer(client), "", "the task was not waited for");
+    assert!(running(&["sleep", "61.9"]).is_empty());
+    assert_eq!(groups_of(server.instance()), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn faber_run_is_the_task_to_its_caller() {
     let run = |args: &[&str]| {
         let output = Command::new(FABER).arg("run").args(args).stdin(Stdio::null()).output().unwrap();
@@ -248,6 +261,18 @@ fn faber_run_is_the_task_to_its_caller() {
     assert_eq!(run(&["--file", file, "--env", "A=b", "--", "python3", "main.py"]).1, "True b\n");
     let (status, json, _) = run(&["--json", "--", "echo", "x"]);
     assert_eq!((status, serde_json::from_str::<Value>(&json).unwrap()["stdout"].clone()), (0, json!("x\n")));
+}
+
+#[test]
+fn what_faber_was_started_with_does_not_show_in_a_task() {
+    let script = "umask 077; ulimit -S -s 512; exec nice -n 5 \"$@\"";
+    let task = "umask; ulimit -s; mkdir d; stat -c %a d /etc/passwd";
+    let output = Command::new("bash")
+        .args(["-c", script, "bash", FABER, "run", "--", "bash", "-c", task])
+        .env("SECRET", "sesame")
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "0022\n8192\n755\n644\n");
 }
 
 #[test]

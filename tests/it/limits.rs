@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, faber_run};
+use crate::support::{Server, eventually, faber_run};
 
 const MIB: u64 = 1 << 20;
 const SECOND: u64 = 1_000_000_000;
@@ -183,6 +183,14 @@ fn file_descriptors_beyond_the_limit_cannot_be_opened() {
 }
 
 #[test]
+fn as_many_file_descriptors_as_the_server_allows_can_be_asked_for() {
+    both(shell("ulimit -n; ulimit -Hn", json!({ "max_file_descriptors": 4096 })), |result| {
+        fine(result);
+        assert_eq!(result["stdout"], "4096\n4096\n");
+    });
+}
+
+#[test]
 fn output_is_cut_at_the_limit_and_the_task_ended() {
     both(shell("yes", json!({ "max_output_size": 1000 })), |result| {
         ended(result, "ResourceLimitExceeded", "output_limit_exceeded");
@@ -231,6 +239,31 @@ fn peak_kib(pid: i32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_task_whose_limit_is_not_in_force_is_not_executed() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let server = Server::start_open();
+    fine(&server.run(json!({ "command": "true" })));
+    eventually("every runner is there", || server.processes("runner").len() > 1);
+    // Nobody here may raise a hard limit again, so the task's hundred descriptors cannot be granted.
+    for pid in server.processes("runner") {
+        prlimit(Pid::from_raw(pid), Resource::Nofile, Rlimit { current: Some(50), maximum: Some(50) }).unwrap();
+    }
+    // Containers that were made before that are used up first.
+    let ask =
+        |descriptors: u64| json!({ "command": "true", "resource_limits": { "max_file_descriptors": descriptors } });
+    let mut body = Value::Null;
+    eventually("the limit cannot be granted", || {
+        body = server.execute(json!([ask(100), ask(20)])).json();
+        body["results"][0]["status"] == "NotExecuted"
+    });
+    let refused = &body["results"][0];
+    assert_eq!((&refused["exit_code"], &refused["stdout"]), (&Value::Null, &Value::Null), "{refused}");
+    assert_eq!(refused["error"], "a resource limit could not be put in force");
+    fine(&body["results"][1]);
+    assert!(server.log().contains("put the task's limits in force"), "the operator finds the cause");
 }
 
 #[test]

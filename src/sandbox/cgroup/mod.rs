@@ -36,6 +36,8 @@ pub enum CgroupError {
     Remove { path: PathBuf, source: io::Error },
     #[error("no {0} controller in any cgroup hierarchy: run `faber doctor`")]
     NoController(&'static str),
+    #[error("{path} cannot be written to")]
+    ReadOnly { path: PathBuf, source: io::Error },
     #[error("read /proc/self/mountinfo")]
     Mounts(#[source] io::Error),
 }
@@ -143,11 +145,23 @@ impl Tree {
     }
 
     fn tops(&self) -> Vec<PathBuf> {
-        let roots: Vec<&PathBuf> = match self {
+        self.roots().into_iter().map(|root| root.join(TOP)).collect()
+    }
+
+    fn roots(&self) -> Vec<&PathBuf> {
+        match self {
             Self::V1(hierarchies) => hierarchies.roots().collect(),
             Self::V2(root) => vec![root.path()],
-        };
-        roots.into_iter().map(|root| root.join(TOP)).collect()
+        }
+    }
+
+    /// Whether groups can be made: where a container engine mounts the hierarchies read-only, not even root may.
+    pub fn check_writable(&self) -> Result<()> {
+        use rustix::fs::{Access, access};
+        self.roots().into_iter().try_for_each(|path| {
+            access(path, Access::WRITE_OK)
+                .map_err(|errno| CgroupError::ReadOnly { path: path.clone(), source: errno.into() })
+        })
     }
 
     /// The counters that this kernel lacks and Faber has a next best for. The root group has none of these files, so they

@@ -82,10 +82,13 @@ pub struct Group {
 impl Cgroup for Group {
     fn apply(&self, limits: &Limits) -> Result<()> {
         enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
-        // Memory and swap together: no swap. The file is missing where the kernel accounts no swap.
+        // Memory and swap together: no swap. Without swap accounting, none
+        // unless the machine itself runs out of memory.
         let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
         if with_swap.exists() {
             enforce(&with_swap, limits.memory)?;
+        } else {
+            enforce_exactly(&self.memory.join("memory.swappiness"), 0)?;
         }
         enforce_exactly(&self.pids.join("pids.max"), limits.processes + INIT_PROCESSES)
     }

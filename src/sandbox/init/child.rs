@@ -6,13 +6,16 @@ use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use super::wire::{Notice, Step};
 use super::{Failure, TASK_GID, TASK_UID, at, notify};
 use crate::sandbox::kernel;
 use crate::sandbox::seccomp::Programs;
+
+/// Bytes of the main thread's stack, where the hard limit allows as much.
+const STACK: u64 = 8 << 20;
 
 /// The task's process to be; made before the fork, so that nothing is left to work out after it.
 pub struct Child<'a> {
@@ -50,12 +53,15 @@ impl Child<'_> {
 
     fn limit(&self) -> io::Result<()> {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        setrlimit(Resource::Nofile, both(self.file_descriptors))?;
-        setrlimit(Resource::Core, both(0))?;
+        enforce(Resource::Nofile, both(self.file_descriptors))?;
+        enforce(Resource::Core, both(0))?;
         // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
         let cpu = Rlimit { current: Some(self.cpu_seconds), maximum: Some(self.cpu_seconds + 1) };
-        setrlimit(Resource::Cpu, cpu)?;
-        Ok(())
+        enforce(Resource::Cpu, cpu)?;
+        // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
+        let stack = getrlimit(Resource::Stack);
+        let size = stack.maximum.map_or(STACK, |maximum| maximum.min(STACK));
+        enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })
     }
 
     fn start(&self, control: BorrowedFd<'_>, start: BorrowedFd<'_>) -> Failure {
@@ -77,6 +83,12 @@ impl Child<'_> {
         }
         Failure { step: Step::Exec, errno }
     }
+}
+
+/// Sets a limit, and sees that the kernel has it.
+fn enforce(resource: Resource, wanted: Rlimit) -> io::Result<()> {
+    setrlimit(resource, wanted)?;
+    if getrlimit(resource) == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
 fn io_errno() -> i32 {

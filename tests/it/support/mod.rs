@@ -1,6 +1,6 @@
 //! A server of a test's own, and the proof that it leaves nothing.
 
-mod left;
+pub mod left;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
