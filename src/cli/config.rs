@@ -10,8 +10,9 @@ use crate::config::Loaded;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Later ones win: defaults, then faber.toml (--config, ./faber.toml or /etc/faber/faber.toml), then the environment
-(FABER_SERVER__LISTEN=127.0.0.1:9000), then the flags of `faber serve`.")]
+Later ones win: the defaults; faber.toml (--config, ./faber.toml or
+/etc/faber/faber.toml); the environment (FABER_SERVER__LISTEN=127.0.0.1:9000);
+the flags of `faber serve`.")]
 pub struct ConfigArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE")]

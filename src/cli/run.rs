@@ -25,9 +25,17 @@ const MEMORY_LIMIT: u8 = 137;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exit status: the task's own; 124 past the wall or CPU time limit, 137 past the memory limit, 125 past the output limit
-and when the task could not be run, 126 when the command cannot be executed, 127 when it is not found, 128+n when signal
-n ended it.
+Exit status: the task's own, and
+  124    past the wall or CPU time limit
+  125    past the output limit, or when the task could not be run
+  126    the command cannot be executed
+  127    the command is not found
+  130    interrupted (SIGINT, SIGTERM)
+  137    past the memory limit
+  128+n  ended by signal n
+
+What is not given comes from limits.default and execution.default_image
+of the configuration (`faber config`).
 
 Examples:
   faber run -- python3 -c 'print(1)'

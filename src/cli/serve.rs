@@ -15,8 +15,9 @@ use crate::runner::wire::Setup;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stops on SIGTERM, SIGINT or SIGHUP: no new requests, running tasks may finish for server.shutdown_grace, everything is removed.
-A second signal ends it at once. `faber config` prints every other setting.")]
+Stops on SIGTERM, SIGINT or SIGHUP: no new requests, running tasks may finish
+for server.shutdown_grace, everything is removed, exit status 0. A second
+signal ends them at once. `faber config` prints every other setting.")]
 pub struct ServeArgs {
     /// The configuration file [default: ./faber.toml or /etc/faber/faber.toml, if there is one]
     #[arg(long, value_name = "FILE")]
