@@ -64,6 +64,8 @@ const MOST_TASKS: usize = 10_000;
             example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
         (status = 403, description = "An unknown API key.", body = ErrorBody,
             example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
+            example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "The body is too large.", body = ErrorBody,
             example = json!({"error": "Request too large", "details": "Request body exceeds maximum size limit"})),
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody,

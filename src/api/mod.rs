@@ -8,6 +8,7 @@
 mod admission;
 mod auth;
 mod client_address;
+mod connections;
 mod error;
 mod execute;
 mod health;
@@ -16,7 +17,6 @@ mod openapi;
 mod rate_limit;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ pub async fn serve(
     let bounds = config.bounds();
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
     let app = App { config, bounds, images, scheduler, rate_limits };
-    let service = router(Arc::new(app)).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+    connections::serve(listener, router(Arc::new(app)), shutdown).await;
+    Ok(())
 }
 
 fn router(app: Arc<App>) -> Router {

@@ -63,7 +63,7 @@ mod tests {
         let execute = &document["paths"]["/execute"]["post"];
         let responses = execute["responses"].as_object().unwrap();
         let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["200", "400", "401", "403", "413", "415", "429", "500", "503"]);
+        assert_eq!(statuses, ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"]);
         for (status, response) in responses {
             let content = &response["content"]["application/json"];
             assert!(content["schema"].is_object(), "{status}");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use nix::unistd::{Gid, Uid};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::log;
@@ -44,6 +45,9 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
     nix::unistd::setresgid(gid, gid, gid)?;
     nix::unistd::setresuid(uid, uid, uid)?;
     rustix::thread::set_no_new_privs(true)?;
+    // Connections are descriptors, and the soft limit is kept low for programs that use select(2).
+    let descriptors = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     Ok(())
 }
 

@@ -15,15 +15,16 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::cgroup::{Cgroup, CgroupError, Measured, Tree};
+use super::cgroup::{Cgroup, CgroupError, Tree};
 use super::init::wire::{Command, Notice, Step};
 use super::init::{Init, WORKSPACE};
+use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
 use super::spec;
-use super::watch::{self, Ended, Watch};
+use super::watch::{self, Watch};
 use crate::frame;
 use crate::image::Image;
-use crate::task::{Hits, Limit, Limits, Outcome, Report, Task, Usage};
+use crate::task::{Hits, Limit, Limits, Outcome, Report, Task};
 
 /// How long the init may take from the start of the container to a prepared task.
 const SET_UP: Duration = Duration::from_secs(10);
@@ -173,7 +174,9 @@ impl Created {
         match notice.map_err(at("wait for the init"))? {
             watch::First::Notice(Notice::Prepared) => {}
             watch::First::Notice(Notice::Failed { step: Step::Files, errno }) => {
-                return Ok(Prepared::Not(Outcome::NotExecuted { reason: format!("files: {}", errno_text(errno)) }));
+                return Ok(Prepared::Not(Outcome::NotExecuted {
+                    reason: format!("files: {}", outcome::errno_text(errno)),
+                }));
             }
             watch::First::Notice(Notice::Failed { step: Step::Limits, errno }) => {
                 return Err(ContainerError::NotInForce(io::Error::from_raw_os_error(errno)));
@@ -204,19 +207,7 @@ impl Created {
         self.init.end();
         let after = self.group.measure().unwrap_or(before.group);
         let oom = self.group.oom_kills().unwrap_or(0) > 0;
-        let usage = Usage {
-            cpu_time: after.cpu_time.saturating_sub(before.group.cpu_time),
-            user_time: 0,
-            system_time: 0,
-            wall_time: ended.wall_time.as_nanos() as u64,
-            memory_peak: after.memory_peak,
-            memory_current: after.memory_current,
-            processes: after.processes,
-            file_descriptors: watch.file_descriptors(),
-            io_read: io.read.saturating_sub(before.io.read),
-            io_write: io.write.saturating_sub(before.io.write),
-        };
-        let usage = with_cpu_shares(usage, &after, &before.group);
+        let usage = before.usage(&after, io, ended.wall_time, watch.file_descriptors());
         let hits = Hits {
             processes: after.forks_refused,
             file_descriptors: watch.file_descriptors() >= limits.file_descriptors,
@@ -271,18 +262,6 @@ enum Prepared {
     Not(Outcome),
 }
 
-/// What the set-up had used, to be taken off the task's bill.
-struct Baseline {
-    group: Measured,
-    io: Io,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Io {
-    read: u64,
-    write: u64,
-}
-
 fn pipe() -> Result<(File, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(at("make a pipe non-blocking"))?;
@@ -306,52 +285,6 @@ fn command(task: Task, image: &Image) -> Command {
     }
 }
 
-fn with_cpu_shares(usage: Usage, after: &Measured, before: &Measured) -> Usage {
-    let user = after.user_time.saturating_sub(before.user_time).min(usage.cpu_time);
-    Usage { user_time: user, system_time: usage.cpu_time - user, ..usage }
-}
-
-/// The one place where everything that was seen becomes one outcome. A limit that Faber acted on comes first; then what
-/// only the counters know; then how the command itself ended.
-fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outcome {
-    let stopped = |limit| {
-        let value = match limit {
-            Limit::Memory => limits.memory,
-            Limit::CpuTime => limits.cpu_time,
-            Limit::WallTime => limits.wall_time,
-            Limit::Output => limits.output,
-        };
-        Outcome::Stopped(limit, value)
-    };
-    match ended.stop {
-        Some(watch::Stop::Limit(limit)) => return stopped(limit),
-        Some(watch::Stop::Cancelled) => return Outcome::Cancelled,
-        None => {}
-    }
-    if oom {
-        return stopped(Limit::Memory);
-    }
-    if usage.cpu_time > limits.cpu_time {
-        return stopped(Limit::CpuTime);
-    }
-    match ended.notice {
-        Some(Notice::Exited { status }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
-        Some(Notice::Exited { status }) => Outcome::Signalled(status & 0x7f),
-        Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
-        _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
-    }
-}
-
-fn cannot_run(errno: i32) -> Outcome {
-    let (exit_code, reason) = match errno {
-        libc::ENOENT => (127, "command not found in the image".to_owned()),
-        libc::EACCES => (126, "command cannot be executed: permission denied".to_owned()),
-        libc::ENOEXEC => (126, "command is not a program: it needs a '#!' line or an executable format".to_owned()),
-        errno => (126, format!("command cannot be executed: {}", errno_text(errno))),
-    };
-    Outcome::CannotRun { exit_code, reason }
-}
-
 fn set_up_failed(notice: Notice) -> ContainerError {
     match notice {
         Notice::Failed { step, errno } => at(step.words())(io::Error::from_raw_os_error(errno)),
@@ -365,8 +298,4 @@ fn reason(error: &ContainerError) -> String {
         ContainerError::NotInForce(_) => "a resource limit could not be put in force".into(),
         _ => "the container could not be started".into(),
     }
-}
-
-fn errno_text(errno: i32) -> String {
-    nix::errno::Errno::from_raw(errno).desc().to_lowercase()
 }

@@ -13,6 +13,7 @@ mod ids;
 mod init;
 mod kernel;
 mod namespaces;
+mod outcome;
 mod rootfs;
 mod seccomp;
 mod slot;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
+use tracing::Instrument;
 
 use super::{Job, Scheduler};
 use crate::frame;
@@ -39,9 +40,9 @@ impl Scheduler {
                 next = self.next() => next,
                 notice = notices.next() => return self.ended(notice?, name),
             };
-            let Job { task, started, reply } = job;
+            let Job { task, started, reply, span } = job;
             let _ = started.send(());
-            let ended = run(&mut orders, &mut notices, task, reply, &mut cancelled, name).await;
+            let ended = run(&mut orders, &mut notices, task, reply, &mut cancelled, name).instrument(span).await;
             drop(place);
             ended?;
         }

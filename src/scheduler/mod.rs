@@ -54,6 +54,8 @@ struct Job {
     task: Task,
     started: oneshot::Sender<()>,
     reply: oneshot::Sender<Report>,
+    /// The request's, so that what is logged of the task carries the request's id.
+    span: tracing::Span,
 }
 
 /// The queue is full: nothing of the request was taken.
@@ -131,7 +133,7 @@ impl Scheduler {
     fn enqueue(&self, state: &mut State, task: Task) -> Pending {
         let (started, has_started) = oneshot::channel();
         let (reply, report) = oneshot::channel();
-        state.queue.push_back(Job { task, started, reply });
+        state.queue.push_back(Job { task, started, reply, span: tracing::Span::current() });
         let patience = self.capacity.queue_timeout;
         Pending { started: has_started, reply: report, queued: Instant::now(), patience }
     }

@@ -323,6 +323,22 @@ fn when_faber_itself_cannot_make_containers_the_answer_is_500() {
 }
 
 #[test]
+fn connections_that_say_nothing_do_not_use_up_the_server() {
+    let server = Server::start_after("ulimit -n 64", &["--open-mode"], &[NO_LIMIT]);
+    let address = server.url().strip_prefix("http://").unwrap().to_owned();
+    assert_eq!(server.get("/health").status, 200);
+    let idle: Vec<_> = (0..100).map(|_| std::net::TcpStream::connect(&address).unwrap()).collect();
+    // As many as may are taken, and the others wait.
+    let front = server.processes("front")[0];
+    let descriptors = || std::fs::read_dir(format!("/proc/{front}/fd")).unwrap().count();
+    eventually("the bound is reached", || descriptors() >= 32);
+    assert!(descriptors() < 60, "{}", descriptors());
+    drop(idle);
+    assert_eq!(server.get("/health").status, 200);
+    assert!(!server.log().contains("no connection can be accepted"), "{}", server.log());
+}
+
+#[test]
 fn every_answer_carries_an_id_that_the_log_has_too() {
     let server = Server::start_open();
     let answer = server.post("{", &[("X-Request-Id", "my-id.1")]);

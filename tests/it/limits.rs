@@ -263,7 +263,11 @@ fn a_task_whose_limit_is_not_in_force_is_not_executed() {
     assert_eq!((&refused["exit_code"], &refused["stdout"]), (&Value::Null, &Value::Null), "{refused}");
     assert_eq!(refused["error"], "a resource limit could not be put in force");
     fine(&body["results"][1]);
-    assert!(server.log().contains("put the task's limits in force"), "the operator finds the cause");
+    let log = server.log();
+    let cause =
+        log.lines().find(|line| line.contains("put the task's limits in force")).unwrap_or_else(|| panic!("{log}"));
+    let id = serde_json::from_str::<Value>(cause).unwrap()["span"]["id"].clone();
+    assert!(id.is_string(), "the operator finds the cause under the request's id: {cause}");
 }
 
 #[test]

@@ -57,8 +57,14 @@ impl Server {
     }
 
     pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_after("", args, env)
+    }
+
+    /// The same from a shell that has done `preparation`, such as setting a limit.
+    pub fn start_after(preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut command = Command::new(FABER);
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]);
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
         command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());

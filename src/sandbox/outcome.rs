@@ -1,0 +1,118 @@
+//! What was seen becomes what is told: how a task ended, and what it used. No I/O.
+
+use std::time::Duration;
+
+use super::cgroup::Measured;
+use super::init::wire::{Notice, Step};
+use super::watch::{Ended, Stop};
+use crate::task::{Limit, Limits, Outcome, Usage};
+
+/// What the set-up had used, to be taken off the task's bill.
+pub struct Baseline {
+    pub group: Measured,
+    pub io: Io,
+}
+
+/// Bytes moved by system calls (proc_pid_io(5), rchar and wchar).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Io {
+    pub read: u64,
+    pub write: u64,
+}
+
+impl Baseline {
+    /// What the task used since then; `after` and `io` are the sums at its end.
+    pub fn usage(&self, after: &Measured, io: Io, wall_time: Duration, file_descriptors: u64) -> Usage {
+        let before = &self.group;
+        let cpu_time = after.cpu_time.saturating_sub(before.cpu_time);
+        let user_time = after.user_time.saturating_sub(before.user_time).min(cpu_time);
+        Usage {
+            cpu_time,
+            user_time,
+            system_time: cpu_time - user_time,
+            wall_time: u64::try_from(wall_time.as_nanos()).unwrap_or(u64::MAX),
+            memory_peak: after.memory_peak,
+            memory_current: after.memory_current,
+            processes: after.processes,
+            file_descriptors,
+            io_read: io.read.saturating_sub(self.io.read),
+            io_write: io.write.saturating_sub(self.io.write),
+        }
+    }
+}
+
+/// The one place where everything that was seen becomes one outcome. A limit that Faber acted on comes first; then what
+/// only the counters know; then how the command itself ended.
+pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outcome {
+    let stopped = |limit| {
+        let value = match limit {
+            Limit::Memory => limits.memory,
+            Limit::CpuTime => limits.cpu_time,
+            Limit::WallTime => limits.wall_time,
+            Limit::Output => limits.output,
+        };
+        Outcome::Stopped(limit, value)
+    };
+    match ended.stop {
+        Some(Stop::Limit(limit)) => return stopped(limit),
+        Some(Stop::Cancelled) => return Outcome::Cancelled,
+        None => {}
+    }
+    if oom {
+        return stopped(Limit::Memory);
+    }
+    if usage.cpu_time > limits.cpu_time {
+        return stopped(Limit::CpuTime);
+    }
+    match ended.notice {
+        Some(Notice::Exited { status }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
+        Some(Notice::Exited { status }) => Outcome::Signalled(status & 0x7f),
+        Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
+        _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
+    }
+}
+
+fn cannot_run(errno: i32) -> Outcome {
+    let (exit_code, reason) = match errno {
+        libc::ENOENT => (127, "command not found in the image".to_owned()),
+        libc::EACCES => (126, "command cannot be executed: permission denied".to_owned()),
+        libc::ENOEXEC => (126, "command is not a program: it needs a '#!' line or an executable format".to_owned()),
+        errno => (126, format!("command cannot be executed: {}", errno_text(errno))),
+    };
+    Outcome::CannotRun { exit_code, reason }
+}
+
+pub fn errno_text(errno: i32) -> String {
+    nix::errno::Errno::from_raw(errno).desc().to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { memory: 64 << 20, cpu_time: 1000, wall_time: 1000, processes: 1, file_descriptors: 8, output: 10 };
+
+    #[track_caller]
+    fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: bool, expected: Outcome) {
+        let ended = Ended { stop, notice, wall_time: Duration::ZERO };
+        assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
+    }
+
+    #[test]
+    fn what_ended_the_task_first_is_what_is_told() {
+        let exited = |status| Some(Notice::Exited { status });
+        let killed = exited(9);
+        check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
+        check(None, killed, 0, false, Outcome::Signalled(9));
+        check(None, killed, 0, true, Outcome::Stopped(Limit::Memory, 64 << 20));
+        check(None, exited(0), 1001, false, Outcome::Stopped(Limit::CpuTime, 1000));
+        check(Some(Stop::Limit(Limit::WallTime)), killed, 0, true, Outcome::Stopped(Limit::WallTime, 1000));
+        check(Some(Stop::Cancelled), killed, 5000, true, Outcome::Cancelled);
+        let failed = |errno| Some(Notice::Failed { step: Step::Exec, errno });
+        let not_found = Outcome::CannotRun { exit_code: 127, reason: "command not found in the image".into() };
+        check(None, failed(libc::ENOENT), 0, false, not_found);
+        assert!(matches!(cannot_run(libc::EISDIR), Outcome::CannotRun { exit_code: 126, .. }));
+        check(None, None, 0, false, Outcome::Lost { reason: "Faber lost the task while it ran".into() });
+    }
+}
