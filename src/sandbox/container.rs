@@ -1,7 +1,7 @@
 //! One container from its making to its removal. The steps consume: what was run is never run again.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use libcontainer::container::builder::ContainerBuilder;
 use libcontainer::error::LibcontainerError;
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::syscall::syscall::SyscallType;
+use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
@@ -112,8 +113,8 @@ impl Created {
         spec::build(&cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (start, init_start) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let (stdout, init_stdout) = pipe()?;
-        let (stderr, init_stderr) = pipe()?;
+        let (stdout, init_stdout) = pipe(slot.task_ids())?;
+        let (stderr, init_stderr) = pipe(slot.task_ids())?;
         let foreign = [&control, &start].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
         let init = Init {
             control: init_control.as_raw_fd(),
@@ -168,8 +169,8 @@ impl Created {
             .start()
             .map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
         let limit = limits.clone();
-        // A refused command shows in what the init says or does not say next.
-        let _ = frame::send(&mut self.control, &command(task, image));
+        // What the init does not take shows in what it says or does not say next.
+        let _ = self.hand_over(task, image);
         let notice = watch::first_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP);
         match notice.map_err(at("wait for the init"))? {
             watch::First::Notice(Notice::Prepared) => {}
@@ -196,10 +197,17 @@ impl Created {
         Ok(Prepared::Waiting(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() }))
     }
 
+    fn hand_over(&mut self, task: Task, image: &Image) -> io::Result<()> {
+        let (command, contents) = command(task, image);
+        frame::send(&mut self.control, &command)?;
+        contents.into_iter().try_for_each(|content| self.control.write_all(content.as_bytes()))
+    }
+
     fn start_and_watch(&mut self, limits: &Limits, before: &Baseline, cancel: BorrowedFd<'_>) -> Report {
         let started = Instant::now();
         let _ = rustix::net::send(&self.start, &[1], rustix::net::SendFlags::NOSIGNAL);
-        let mut watch = Watch::new(&*self.group, limits, before.group.cpu_time, started);
+        let mut watch =
+            Watch::new(&*self.group, limits, self.init.pid.as_raw_nonzero().get(), before.group.cpu_time, started);
         let ended = watch.until_end(&self.stdout, &self.stderr, &self.control, self.init.handle.as_fd(), cancel);
         let (stdout, stderr) = watch.take_output();
         // The init is a zombie now: its sums are complete, and still there to be read.
@@ -262,27 +270,34 @@ enum Prepared {
     Not(Outcome),
 }
 
-fn pipe() -> Result<(File, OwnedFd)> {
+/// A pipe for output. It is the task's own, so that /dev/stdout and /dev/stderr can be opened.
+fn pipe((uid, gid): (u32, u32)) -> Result<(File, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::fs::fchown(&writer, Some(uid), Some(gid)).map_err(at("give the task a pipe"))?;
     rustix::io::ioctl_fionbio(&reader, true).map_err(at("make a pipe non-blocking"))?;
     Ok((reader.into(), writer))
 }
 
-fn command(task: Task, image: &Image) -> Command {
+/// The init's command, and the contents of the files that follow it.
+fn command(task: Task, image: &Image) -> (Command, Vec<String>) {
     let mut env = image.env.clone();
     env.entry("PATH".into()).or_insert_with(|| image.path.clone());
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
     env.extend(task.env);
     let argv = [task.command].into_iter().chain(task.args).collect();
-    Command {
+    let (files, contents) =
+        task.files.into_iter().map(|(path, content)| ((path, content.len() as u64), content)).unzip();
+    let command = Command {
         argv,
         env,
         path: image.path.clone(),
-        files: task.files,
+        files,
         file_descriptors: task.limits.file_descriptors,
-        // One second more than the watch needs, rounded up.
-        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) + 1,
-    }
+        // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
+        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
+    };
+    (command, contents)
 }
 
 fn set_up_failed(notice: Notice) -> ContainerError {

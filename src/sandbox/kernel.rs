@@ -121,3 +121,18 @@ pub fn catch_sigchld() {
     // SAFETY: the handler is async-signal-safe: it has no body.
     unsafe { libc::signal(libc::SIGCHLD, nothing as *const () as libc::sighandler_t) };
 }
+
+/// Reaps any child that has ended: its pid and its status as wait(2) has it, None where none has yet and `wait` is false.
+/// Not nix's: that has no name for real-time signals, and loses the status of who died of one.
+///
+/// # Errors
+/// waitpid(2)'s: ECHILD without children, EINTR.
+pub fn reap(wait: bool) -> io::Result<Option<(Pid, i32)>> {
+    let mut status = 0;
+    // SAFETY: `status` outlives the call, which writes one int to it.
+    match unsafe { libc::waitpid(-1, &raw mut status, if wait { 0 } else { libc::WNOHANG }) } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        pid => Ok(Some((Pid::from_raw(pid), status))),
+    }
+}

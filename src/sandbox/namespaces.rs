@@ -1,8 +1,12 @@
 //! A slot's user and network namespace, created together and joined by every container of the slot.
 //!
 //! A network namespace costs 0.5–0.9 ms to make, and one that another user namespace owns cannot be joined (EPERM),
-//! so both are made once. What a task could leave in them is nothing: its processes are gone, and sockets that wait
-//! after closing are switched off.
+//! so both are made once. A task's processes and sockets are gone before the next one's start, and what the kernel would
+//! keep beyond them (closed connections, what it learned of their routes) is switched off; the counters of the
+//! loopback device go on from task to task.
+//!
+//! The pair belongs to the slot's own user, not to root: what is used in a user namespace is also counted against
+//! its owner (user_namespaces(7); kernel/ucount.c), and root's allowances are the machine's.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -12,8 +16,10 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::set_parent_process_death_signal;
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::ids::UidRange;
 use super::kernel;
@@ -56,7 +62,7 @@ impl Namespaces {
     /// Makes the pair in a child process and keeps it by descriptors after the child is gone.
     pub fn create(ids: &UidRange) -> Result<Self, NamespaceError> {
         let (mut ready, sender) = pipe().map_err(at("pipe"))?;
-        let child = kernel::fork(|| hold(sender.as_fd())).map_err(at("fork"))?;
+        let child = kernel::fork(|| hold(ids.base(), sender.as_fd())).map_err(at("fork"))?;
         drop(sender);
         let made = ready.read_exact(&mut [0]).is_ok();
         let pinned = made.then(|| pin(child, ids));
@@ -85,13 +91,15 @@ fn pipe() -> io::Result<(File, File)> {
 }
 
 /// The child: makes the namespaces, says so, and waits for its end.
-fn hold(ready: BorrowedFd<'_>) -> i32 {
-    let made = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
-        .map_err(io::Error::from)
+fn hold(owner: u32, ready: BorrowedFd<'_>) -> i32 {
+    let made = become_owner(owner)
+        // After the change of user, which would clear it.
+        .and_then(|()| Ok(set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?))
         .and_then(|()| Ok(unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?))
         .and_then(|()| kernel::raise_loopback())
         // A port is free again at once for the slot's next task (ip-sysctl.rst).
         .and_then(|()| fs::write("/proc/sys/net/ipv4/tcp_max_tw_buckets", "0"))
+        .and_then(|()| fs::write("/proc/sys/net/ipv4/tcp_no_metrics_save", "1"))
         .and_then(|()| Ok(rustix::io::write(ready, &[1])?));
     if let Err(error) = made {
         return error.raw_os_error().unwrap_or(1);
@@ -99,6 +107,18 @@ fn hold(ready: BorrowedFd<'_>) -> i32 {
     loop {
         nix::unistd::pause();
     }
+}
+
+/// Another user, with the one capability that making namespaces takes where only the privileged may
+/// (kernel.apparmor_restrict_unprivileged_userns, kernel.unprivileged_userns_clone).
+fn become_owner(owner: u32) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    rustix::thread::set_keep_capabilities(true)?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)?;
+    let only = CapabilitySet::SYS_ADMIN;
+    let sets = CapabilitySets { effective: only, permitted: only, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
 }
 
 fn pin(child: Pid, ids: &UidRange) -> Result<Namespaces, NamespaceError> {

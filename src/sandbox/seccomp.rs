@@ -1,9 +1,11 @@
 //! The system calls a task may make: an allowlist in the spirit of the container engines' default profile, without
 //! what a task never needs. Compiled to BPF once by the runner, loaded in every task. (seccomp(2), classic BPF)
 //!
-//! Two programs are stacked. The first allows the list and answers everything else with EPERM. The second answers
-//! clone3 with ENOSYS, since its flags lie behind a pointer no filter can read; libraries then use clone, whose
-//! flags the first program looks at. Of several filters' answers the kernel takes the newest of the strictest kind.
+//! Three programs are stacked. The first allows the list and answers everything else with EPERM. The second answers
+//! with ENOSYS what libraries then do in another way: clone3, whose flags lie behind a pointer no filter can read (clone's
+//! are looked at by the first program), and asynchronous I/O, whose contexts are counted for the whole machine
+//! (fs.aio-max-nr). The third does nothing, successfully, for calls that only act on the machine's caches. Of several
+//! filters' answers the kernel takes the newest of the strictest kind.
 
 use std::collections::BTreeMap;
 
@@ -39,9 +41,10 @@ impl Programs {
             .chain(conditional()?)
             .collect();
         let allowlist = SeccompFilter::new(allow, errno(libc::EPERM), SeccompAction::Allow, arch)?;
-        let unreadable = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-        let not_there = SeccompFilter::new(unreadable, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
-        Ok(Self(vec![allowlist.try_into()?, not_there.try_into()?]))
+        let absent = NOT_THERE.iter().map(|&call| (call, Vec::new())).collect();
+        let not_there = SeccompFilter::new(absent, SeccompAction::Allow, errno(libc::ENOSYS), arch)?;
+        let nothing = SeccompFilter::new(without_effect()?, SeccompAction::Allow, errno(0), arch)?;
+        Ok(Self(vec![allowlist.try_into()?, not_there.try_into()?, nothing.try_into()?]))
     }
 
     /// Loads the filter into the calling thread, for it and everything it becomes. Sets no_new_privs.
@@ -68,17 +71,33 @@ fn conditional() -> Result<Vec<(i64, Vec<SeccompRule>)>, BackendError> {
     };
     let no_namespaces = SeccompCondition::new(0, Qword, MaskedEq(NAMESPACE_FLAGS), 0)?;
     let no_typing = vec![is_not(1, libc::TIOCSTI)?, is_not(1, libc::TIOCLINUX)?];
-    let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+    let mut sockets = one_of(0, &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6])?;
+    // Libraries list addresses through it; no other protocol of its is of use.
+    sockets.push(SeccompRule::new(vec![is(0, libc::AF_NETLINK)?, is(2, libc::NETLINK_ROUTE)?])?);
     // What personality(2) is called for: asking, Linux as usual, address randomisation off.
     let personas = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000, -1];
     Ok(vec![
         (libc::SYS_clone, vec![SeccompRule::new(vec![no_namespaces])?]),
         (libc::SYS_ioctl, vec![SeccompRule::new(no_typing)?]),
-        (libc::SYS_socket, one_of(0, &families)?),
+        (libc::SYS_socket, sockets),
         (libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX])?),
         (libc::SYS_personality, one_of(0, &personas)?),
     ])
 }
+
+/// Writing back and forgetting what is cached works on all of the machine's, or on the files of everybody.
+fn without_effect() -> Result<BTreeMap<i64, Vec<SeccompRule>>, BackendError> {
+    let forget =
+        SeccompCondition::new(3, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::POSIX_FADV_DONTNEED as u32 as u64)?;
+    Ok(BTreeMap::from([
+        (libc::SYS_sync, Vec::new()),
+        (libc::SYS_syncfs, Vec::new()),
+        (libc::SYS_fadvise64, vec![SeccompRule::new(vec![forget])?]),
+    ]))
+}
+
+const NOT_THERE: &[i64] =
+    &numbers![SYS_clone3 SYS_io_setup SYS_io_submit SYS_io_getevents SYS_io_cancel SYS_io_destroy];
 
 const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::cgroup::{CgroupError, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
+use super::init::{TASK_GID, TASK_UID};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
@@ -98,6 +99,11 @@ impl Slot {
 
     pub fn image(&self, name: &ImageName) -> Result<&Image, SlotError> {
         self.images.iter().find(|image| image.name == *name).ok_or_else(|| SlotError::NoImage(name.clone()))
+    }
+
+    /// Whom the task's user and group are on the machine.
+    pub(super) fn task_ids(&self) -> (u32, u32) {
+        (self.ids.base() + TASK_UID, self.ids.base() + TASK_GID)
     }
 
     /// Where libcontainer keeps its containers' state.

@@ -19,17 +19,21 @@ const HOSTNAME: &str = "faber";
 /// The root file system, in the bundle.
 pub const ROOTFS: &str = "rootfs";
 
-/// What a task must not see of /proc: the lists of the container engines, and the kernel's command line and symbols.
-const MASKED: [&str; 14] = [
+/// What a task must not see of /proc: the lists of the container engines, and more that tells of the
+/// machine and of others on it.
+const MASKED: [&str; 17] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/cmdline",
+    "/proc/diskstats",
     "/proc/interrupts",
     "/proc/kallsyms",
     "/proc/kcore",
     "/proc/keys",
     "/proc/latency_stats",
+    "/proc/locks",
     "/proc/modules",
+    "/proc/partitions",
     "/proc/sched_debug",
     "/proc/scsi",
     "/proc/swaps",

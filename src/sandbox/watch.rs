@@ -66,6 +66,7 @@ pub fn first_notice(
 pub struct Watch<'a> {
     group: &'a dyn Cgroup,
     limits: &'a Limits,
+    init: i32,
     cpu_before: u64,
     started: Instant,
     output: [Vec<u8>; 2],
@@ -75,11 +76,13 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, cpu_before: u64, started: Instant) -> Self {
+    /// `init` is the pid that is not the task's.
+    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, init: i32, cpu_before: u64, started: Instant) -> Self {
         // Every task starts with three descriptors.
         Self {
             group,
             limits,
+            init,
             cpu_before,
             started,
             output: Default::default(),
@@ -212,7 +215,8 @@ impl<'a> Watch<'a> {
         if self.group.cpu_time().is_ok_and(|used| used.saturating_sub(self.cpu_before) > self.limits.cpu_time) {
             self.stop(Stop::Limit(Limit::CpuTime), control);
         }
-        let most = self.group.processes().unwrap_or_default().into_iter().skip(1).filter_map(open_descriptors).max();
+        let processes = self.group.processes().unwrap_or_default().into_iter().filter(|pid| *pid != self.init);
+        let most = processes.filter_map(open_descriptors).max();
         self.file_descriptors = self.file_descriptors.max(most.unwrap_or(0));
     }
 

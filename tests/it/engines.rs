@@ -167,6 +167,73 @@ time.sleep(0.5)
 }
 
 #[test]
+fn death_by_a_real_time_signal_is_told_at_once() {
+    let result = Server::start_open().run(bash("kill -40 $$", json!({})));
+    is(&result, "Failure");
+    assert_eq!((&result["exit_code"], &result["error"]), (&json!(168), &json!("killed by signal 40")));
+}
+
+#[test]
+fn the_output_can_be_opened_by_its_name() {
+    let result = Server::start_open().run(bash("echo out > /dev/stdout; echo err > /dev/stderr", json!({})));
+    assert_eq!((&result["stdout"], &result["stderr"]), (&json!("out\n"), &json!("err\n")), "{result}");
+}
+
+#[test]
+fn files_need_no_more_memory_than_they_have() {
+    let task = json!({ "command": "wc", "args": ["-c", "f"], "files": { "f": "x".repeat(9 << 20) },
+        "resource_limits": { "memory_limit": 12 * MIB } });
+    let result = Server::start_open().run(task);
+    is(&result, "Success");
+    assert_eq!(result["stdout"], format!("{} f\n", 9 << 20));
+}
+
+/// What the kernel counts for a user or for the whole machine must not be used up for others: not for root, whose
+/// namespaces the slots' are not, and not for the next slot.
+#[test]
+fn a_task_cannot_use_up_what_everybody_shares() {
+    let server = Server::start(&["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")]);
+    let hoard = r#"
+import ctypes, os, signal, time
+libc = ctypes.CDLL(None, use_errno=True)
+signal.pthread_sigmask(signal.SIG_BLOCK, {40})
+made = dict(inotify=0, aio=0, signals=0)
+while libc.inotify_init() >= 0: made["inotify"] += 1
+context = ctypes.c_ulong(0)
+while libc.syscall(206, 8192, ctypes.byref(context)) == 0: made["aio"] += 1; context.value = 0
+while made["signals"] < 200000 and libc.sigqueue(os.getpid(), 40, None) == 0: made["signals"] += 1
+print(made, flush=True)
+time.sleep(1.9)
+"#;
+    let url = server.url();
+    let task = python(hoard, json!({ "max_file_descriptors": 1000 }));
+    let client = std::thread::spawn(move || {
+        let body = json!({ "tasks": [task] }).to_string();
+        ureq::post(format!("{url}/execute"))
+            .content_type("application/json")
+            .send(body)
+            .unwrap()
+            .body_mut()
+            .read_json::<Value>()
+            .unwrap()
+    });
+    // While they are held: root here, and another task, still get theirs. Six looks cover the time it holds them.
+    for _ in 0..6 {
+        std::thread::sleep(std::time::Duration::from_millis(250));
+        drop(
+            rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).expect("an inotify instance for root"),
+        );
+        let other = "import ctypes, signal; print(ctypes.CDLL(None).inotify_init() >= 0); signal.setitimer(signal.ITIMER_REAL, 9)";
+        assert_eq!(server.python(other), "True");
+    }
+    let body = client.join().unwrap();
+    let result = &body["results"][0];
+    is(result, "Success");
+    let said = result["stdout"].as_str().unwrap();
+    assert!(said.contains("'aio': 0") && !said.contains("'inotify': 0"), "{said}");
+}
+
+#[test]
 fn a_fork_bomb_is_a_task_like_any_other() {
     let server = Server::start_open();
     let limits = json!({ "wall_time_limit": SECOND, "max_processes": 50 });

@@ -25,6 +25,9 @@ const CONTROLLERS: [&str; 12] = [
     "freezer",
 ];
 
+/// What a task's connections may hold on their way, beside its memory: senders wait beyond it.
+const TCP_BYTES: u64 = 8 << 20;
+
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
     roots: BTreeMap<&'static str, PathBuf>,
@@ -89,6 +92,11 @@ impl Cgroup for Group {
             enforce(&with_swap, limits.memory)?;
         } else {
             enforce_exactly(&self.memory.join("memory.swappiness"), 0)?;
+        }
+        // Buffers of TCP are counted apart from memory here; without a limit they have all of the machine's.
+        let tcp = self.memory.join("memory.kmem.tcp.limit_in_bytes");
+        if tcp.exists() {
+            enforce(&tcp, limits.memory.min(TCP_BYTES))?;
         }
         enforce_exactly(&self.pids.join("pids.max"), limits.processes + INIT_PROCESSES)
     }

@@ -54,7 +54,8 @@ impl Child<'_> {
     fn limit(&self) -> io::Result<()> {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
         enforce(Resource::Nofile, both(self.file_descriptors))?;
-        enforce(Resource::Core, both(0))?;
+        // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)).
+        enforce(Resource::Core, both(1))?;
         // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
         let cpu = Rlimit { current: Some(self.cpu_seconds), maximum: Some(self.cpu_seconds + 1) };
         enforce(Resource::Cpu, cpu)?;

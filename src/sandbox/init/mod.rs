@@ -18,7 +18,6 @@ use std::rc::Rc;
 use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::kernel;
@@ -109,7 +108,7 @@ impl Init {
         let command: Option<Command> = frame::receive(&mut &*control).map_err(at(Step::Receive))?;
         let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
         kernel::set_fs_ids(TASK_UID, TASK_GID);
-        let placed = place::files(WORKSPACE, &command.files);
+        let placed = place::files(WORKSPACE, &command.files, control);
         kernel::set_fs_ids(0, 0);
         placed.map_err(at(Step::Files))?;
         let child = Child {
@@ -161,10 +160,10 @@ fn tend(task: Pid, control: &File) {
 fn wait_for_end(task: Pid, control: BorrowedFd<'_>) -> Option<i32> {
     loop {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(_) => break,
-                Ok(status) if status.pid() == Some(task) => return Some(raw(status)),
-                Ok(_) => {}
+            match kernel::reap(false) {
+                Ok(Some((pid, status))) if pid == task => return Some(status),
+                Ok(Some(_)) => {}
+                Ok(None) | Err(_) => break,
             }
         }
         // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
@@ -183,19 +182,12 @@ fn end_all(task: Pid) -> Option<i32> {
     let mut ended = None;
     loop {
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
-        match waitpid(None, None) {
-            Ok(status) if status.pid() == Some(task) => ended = Some(raw(status)),
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        match kernel::reap(true) {
+            Ok(Some((pid, status))) if pid == task => ended = Some(status),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return ended,
         }
-    }
-}
-
-fn raw(status: WaitStatus) -> i32 {
-    match status {
-        WaitStatus::Exited(_, code) => (code & 0xff) << 8,
-        WaitStatus::Signaled(_, signal, core) => signal as i32 | if core { 0x80 } else { 0 },
-        _ => 0,
     }
 }
 

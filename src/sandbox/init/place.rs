@@ -1,29 +1,32 @@
 //! Puts a task's files into its workspace, before anything of the task runs.
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
 
 use crate::task::WorkspacePath;
 
+/// Makes `files`, each of which has so many of the next bytes of `contents`.
+///
 /// # Errors
 /// The first file that could not be made: ENOSPC when the workspace is full.
-pub fn files(workspace: &str, files: &BTreeMap<WorkspacePath, String>) -> io::Result<()> {
+pub fn files(workspace: &str, files: &[(WorkspacePath, u64)], mut contents: impl Read) -> io::Result<()> {
     if files.is_empty() {
         return Ok(());
     }
     let root = open(workspace, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for (path, content) in files {
+    for (path, length) in files {
         for parent in path.parents() {
             directory(&root, parent)?;
         }
         // 0755: a script may be run at once, as one that was checked out would be.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(beneath(&root, path.as_str(), flags, Mode::from_raw_mode(0o755))?);
-        file.write_all(content.as_bytes())?;
+        if io::copy(&mut contents.by_ref().take(*length), &mut file)? != *length {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runner                         init (PID 1)                    child (the task to be)
-//!   │ Command  ───────────────────▶ │ files written, forks ─────────▶ │ becomes the task's user, loads seccomp
+//!   │ Command, files' contents ───▶ │ files written, forks ─────────▶ │ becomes the task's user, loads seccomp
 //!   │ ◀──────────────────────────────────────────────── Prepared ──── │ waits
 //!   │ (reads baselines, starts the clock)                             │
 //!   │ one byte on `start` ──────────────────────────────────────────▶ │ execve
@@ -17,14 +17,16 @@ use std::collections::BTreeMap;
 
 use crate::task::WorkspacePath;
 
-/// What to run; everything in it was looked at before.
+/// What to run; everything in it was looked at before. The contents of the files follow it, in their order, as they are:
+/// the init never holds one in memory, which is the task's.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Command {
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     /// Where a command without a slash is looked up.
     pub path: String,
-    pub files: BTreeMap<WorkspacePath, String>,
+    /// Each file and how many bytes it has.
+    pub files: Vec<(WorkspacePath, u64)>,
     pub file_descriptors: u64,
     /// Seconds; the kernel's own stop behind the runner's watch.
     pub cpu_seconds: u64,
