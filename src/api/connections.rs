@@ -5,6 +5,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,17 +17,48 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt;
 
 /// How long a client may take for a request's head, or say nothing between two requests.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client may leave an answer unread before the connection is given up (TCP_USER_TIMEOUT, tcp(7)).
+const READ_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the last answers may take to be written.
+const LAST_WRITES: Duration = Duration::from_secs(1);
 /// After an error that is the machine's, such as no descriptors left.
 const BREATH: Duration = Duration::from_millis(100);
 
-/// Serves until `shutdown` is done and every request that was begun is answered.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
+/// How many requests are being answered.
+#[derive(Clone, Default)]
+pub struct InFlight(Arc<watch::Sender<usize>>);
+
+/// One of them.
+pub struct Entered(InFlight);
+
+impl InFlight {
+    pub fn enter(&self) -> Entered {
+        self.0.send_modify(|requests| *requests += 1);
+        Entered(self.clone())
+    }
+
+    async fn none(&self) {
+        // The sender is here, so this ends only as it should.
+        let _ = self.0.subscribe().wait_for(|requests| *requests == 0).await;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|requests| *requests -= 1);
+    }
+}
+
+/// Serves until `shutdown` is done and every request that was begun is answered. Connections on which nothing is asked are
+/// not waited for.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>, in_flight: InFlight) {
     let places = Arc::new(Semaphore::new(most()));
     let drain = GracefulShutdown::new();
     tokio::pin!(shutdown);
@@ -39,10 +71,14 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         };
         match accepted {
             Ok((stream, peer)) => {
+                let gone = gone(&stream);
                 let connection = drain.watch(connection(stream, peer, router.clone()));
                 tokio::spawn(async move {
                     // A client's mistakes were answered, and its going away is its own affair.
-                    let _ = connection.await;
+                    tokio::select! {
+                        _ = connection => {}
+                        () = gone => {}
+                    }
                     drop(place);
                 });
             }
@@ -54,7 +90,14 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         }
     }
     drop(listener);
-    drain.shutdown().await;
+    let answered = async {
+        in_flight.none().await;
+        tokio::time::sleep(LAST_WRITES).await;
+    };
+    tokio::select! {
+        () = drain.shutdown() => {}
+        () = answered => {}
+    }
 }
 
 fn connection(
@@ -64,6 +107,7 @@ fn connection(
 ) -> impl GracefulConnection<Output: Send> + Send + 'static {
     // An answer is one write: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, READ_PATIENCE.as_millis() as u32);
     let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         request
@@ -74,10 +118,27 @@ fn connection(
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
 }
 
-/// Half of the descriptors this process may have: the others are for runners and what else there is.
+/// Ends when the client has closed its side. hyper sees that only when it has read everything before it, which it does not
+/// while a request is being answered.
+fn gone(stream: &TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    let watched = stream.as_fd().try_clone_to_owned();
+    async move {
+        let watched = watched.and_then(|fd| TcpStream::from_std(std::net::TcpStream::from(fd)));
+        let Ok(watched) = watched else { return std::future::pending().await };
+        while let Ok(ready) = watched.ready(Interest::READABLE).await {
+            if ready.is_read_closed() {
+                return;
+            }
+            // What came is hyper's to read; this only waits for the next event.
+            let _ = watched.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+        }
+    }
+}
+
+/// Connections at once: a third of the descriptors this process may have. Each takes two, and there are others.
 fn most() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors / 2).unwrap_or(usize::MAX).clamp(16, 8192)
+    usize::try_from(descriptors / 3).unwrap_or(usize::MAX).clamp(16, 8192)
 }
 
 fn is_the_clients(error: &io::Error) -> bool {

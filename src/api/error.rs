@@ -37,6 +37,8 @@ pub enum ApiError {
     TooLarge,
     #[error("The Content-Type must be application/json")]
     NotJson,
+    #[error("The body must come as it is, without a Content-Encoding")]
+    Encoded,
     #[error("Too many requests, please try again later")]
     RateLimited { retry_after: Duration },
     #[error("Failed to execute task")]
@@ -55,7 +57,7 @@ impl ApiError {
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request too large"),
-            Self::NotJson => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
+            Self::NotJson | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
             Self::Saturated { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),

@@ -1,18 +1,21 @@
 //! POST /execute: from a body to tasks, and from reports to results.
 
+use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
-use axum::response::Json;
+use axum::response::{IntoResponse, Response};
 use futures_util::future::{self, Either};
+use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use crate::scheduler::{Pending, QueueTimeout, Saturated};
+use crate::scheduler::{Pending, QueueTimeout, RETRY_AFTER, Saturated};
 use crate::task::{Object, Outcome, Report, Task, TaskRequest, TaskResult};
 
 /// One or more tasks. They are independent, and run in parallel as far as capacity allows.
@@ -44,6 +47,9 @@ pub struct ExecuteResponse {
 
 /// No server takes more in one request, whatever its configuration: what is parsed must fit into memory.
 const MOST_TASKS: usize = 10_000;
+
+/// How long a client may take to send a body.
+const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Execute one or more tasks in isolated sandboxes.
 #[utoipa::path(
@@ -80,43 +86,51 @@ const MOST_TASKS: usize = 10_000;
             example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),
     )
 )]
-pub async fn execute(
-    State(app): State<Arc<App>>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<ExecuteResponse>, ApiError> {
-    if !is_json(&headers) {
-        return Err(ApiError::NotJson);
+pub async fn execute(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    check_headers(&headers)?;
+    let limit = app.config.server.body_limit.0;
+    let size = body.size_hint();
+    if size.lower() > limit {
+        return Err(ApiError::TooLarge);
     }
-    let body = read(body, app.config.server.body_limit.0).await?;
+    let mut held = app.buffers.hold(size.upper().unwrap_or(limit).min(limit))?;
+    let body = read(body, limit).await?;
     let requests = parse(&body, app.config.execution.max_tasks as usize)?;
     drop(body);
     tracing::Span::current().record("tasks", requests.len());
-    let reports = run(&app, requests).await?;
-    Ok(Json(ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() }))
+    let (tasks, refusals) = accept(&app, requests);
+    held.more(&app.buffers, tasks.iter().map(|task| task.limits.output).sum())?;
+    let reports = run(&app, tasks, refusals).await?;
+    let response = ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() };
+    let bytes = serde_json::to_vec(&response).map_err(|_| ApiError::Internal)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], held.answer(bytes)).into_response())
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
+/// The body must be JSON, as it is.
+fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let essence = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(ApiError::NotJson);
+    }
+    match headers.contains_key(header::CONTENT_ENCODING) {
+        true if !text(header::CONTENT_ENCODING).is_some_and(|coding| coding.eq_ignore_ascii_case("identity")) => {
+            Err(ApiError::Encoded)
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    axum::body::to_bytes(body, limit).await.map_err(|error| {
-        let mut source: Option<&dyn std::error::Error> = Some(&error);
-        while let Some(error) = source {
-            if error.is::<tower_http::timeout::TimeoutError>() {
-                return ApiError::Late;
-            }
-            if error.is::<http_body_util::LengthLimitError>() {
-                return ApiError::TooLarge;
-            }
-            source = error.source();
+    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, limit)).await {
+        Err(_) => Err(ApiError::Late),
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err(ApiError::TooLarge)
         }
-        ApiError::Invalid("the body ended early".into())
-    })
+        Ok(Err(_)) => Err(ApiError::Invalid("the body ended early".into())),
+    }
 }
 
 /// The tasks of a body that is one, each with a command.
@@ -143,10 +157,10 @@ fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
     Ok(tasks)
 }
 
-/// One report for each task, in order; or the one error that stands for all.
-async fn run(app: &App, requests: Vec<TaskRequest>) -> Result<Vec<Report>, ApiError> {
+/// The tasks that can be run, and for each request in order why it is not among them, if so.
+fn accept(app: &App, requests: Vec<TaskRequest>) -> (Vec<Task>, Vec<Option<String>>) {
     let mut tasks = Vec::new();
-    let refusals: Vec<Option<String>> = requests
+    let refusals = requests
         .into_iter()
         .map(|request| match Task::parse(request, &app.bounds, &app.config.execution.default_image, &app.images) {
             Ok(task) => {
@@ -156,6 +170,11 @@ async fn run(app: &App, requests: Vec<TaskRequest>) -> Result<Vec<Report>, ApiEr
             Err(refusal) => Some(refusal.to_string()),
         })
         .collect();
+    (tasks, refusals)
+}
+
+/// One report for each request, in order; or the one error that stands for all.
+async fn run(app: &App, tasks: Vec<Task>, refusals: Vec<Option<String>>) -> Result<Vec<Report>, ApiError> {
     let pending =
         app.scheduler.submit(tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
     let mut pending = pending.into_iter();
@@ -189,7 +208,7 @@ impl End {
 
 fn answer(ends: Vec<End>) -> Result<Vec<Report>, ApiError> {
     if ends.iter().all(|end| matches!(end, End::Queued(_))) {
-        return Err(ApiError::Saturated { retry_after: std::time::Duration::from_secs(1) });
+        return Err(ApiError::Saturated { retry_after: RETRY_AFTER });
     }
     if ends.iter().all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
         return Err(ApiError::Internal);

@@ -31,6 +31,7 @@ pub async fn log(
     let span = tracing::info_span!(
         "request", id = id.to_str().unwrap_or_default(), method = %request.method(), path, %client, key = Empty, tasks = Empty
     );
+    let _in_flight = app.in_flight.enter();
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();

@@ -7,6 +7,7 @@
 
 mod admission;
 mod auth;
+mod buffers;
 mod client_address;
 mod connections;
 mod error;
@@ -18,24 +19,21 @@ mod rate_limit;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::middleware;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Config;
 use crate::scheduler::Scheduler;
 use crate::task::{Bounds, ImageName};
+use buffers::Buffers;
+use connections::InFlight;
 pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
 pub use openapi::document;
-
-/// How long a client may pause while it sends a body.
-const BODY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What every request needs to know.
 struct App {
@@ -44,6 +42,8 @@ struct App {
     images: Vec<ImageName>,
     scheduler: Arc<Scheduler>,
     rate_limits: Option<rate_limit::RateLimits>,
+    buffers: Buffers,
+    in_flight: InFlight,
 }
 
 /// Serves until `shutdown` is done and every request that was taken is answered.
@@ -61,8 +61,10 @@ pub async fn serve(
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let bounds = config.bounds();
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
-    let app = App { config, bounds, images, scheduler, rate_limits };
-    connections::serve(listener, router(Arc::new(app)), shutdown).await;
+    let buffers = Buffers::new(config.buffers());
+    let in_flight = InFlight::default();
+    let app = App { config, bounds, images, scheduler, rate_limits, buffers, in_flight: in_flight.clone() };
+    connections::serve(listener, router(Arc::new(app)), shutdown, in_flight).await;
     Ok(())
 }
 
@@ -77,7 +79,6 @@ fn router(app: Arc<App>) -> Router {
     router
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
-        .layer(RequestBodyTimeoutLayer::new(BODY_PATIENCE))
         .layer(CatchPanicLayer::custom(error::panicked))
         .layer(middleware::from_fn_with_state(app, log::log))
 }

@@ -60,16 +60,16 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
     let open_mode = config.auth.open_mode;
-    let plan = plan(config, listener)?;
+    let plan = plan(config)?;
     let instance = Instance::found()?;
     tracing::info!(instance = instance.name(), slots = plan.slots, "starting");
     announce(address, open_mode)?;
-    keeper::serve(instance, plan)?;
+    keeper::serve(instance, listener, plan)?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(config: Config, listener: TcpListener) -> anyhow::Result<Plan> {
+fn plan(config: Config) -> anyhow::Result<Plan> {
     let images = image::all()?;
     let default_image = config.execution.default_image.clone();
     if !images.iter().any(|image| image.name == default_image) {
@@ -80,7 +80,6 @@ fn plan(config: Config, listener: TcpListener) -> anyhow::Result<Plan> {
         tracing::warn!(listen = %config.server.listen, "open mode: whoever reaches this address may run programs here");
     }
     Ok(Plan {
-        listener,
         config: serde_json::to_string(&config)?,
         shutdown_grace: config.server.shutdown_grace.0,
         // As many run as may, and as many hold a container for what comes next.

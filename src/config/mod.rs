@@ -37,6 +37,7 @@ pub struct Server {
     pub swagger: bool,
     pub trusted_proxies: Vec<Proxy>,
     pub shutdown_grace: Span,
+    pub buffers: Memory,
 }
 
 /// An address, or a network in CIDR form.
@@ -125,6 +126,9 @@ pub enum LogLevel {
     Trace,
 }
 
+/// Bodies and outputs travel between Faber's processes, whose messages end at twice that.
+const LARGEST_MESSAGE: Size = Size(128 << 20);
+
 /// The defaults, in the form of a file: what faber.toml shows, every key.
 const DEFAULTS: &str = include_str!("defaults.toml");
 
@@ -140,6 +144,11 @@ impl Config {
     /// Bytes: the sum of the running tasks' memory limits.
     pub fn memory_budget(&self) -> u64 {
         self.execution.memory_budget.of(machine_memory())
+    }
+
+    /// Bytes: what all requests together may hold in the front.
+    pub fn buffers(&self) -> u64 {
+        self.server.buffers.of(machine_memory())
     }
 
     /// What tasks may ask. Nobody may ask for more memory than all tasks together may have.
@@ -166,6 +175,19 @@ impl Config {
         }
         if self.execution.max_tasks == 0 {
             return refuse("execution.max_tasks", "expected at least 1".into());
+        }
+        for (key, size) in
+            [("server.body_limit", self.server.body_limit), ("limits.max.output", self.limits.max.output)]
+        {
+            if size > LARGEST_MESSAGE {
+                return refuse(key, format!("expected at most {LARGEST_MESSAGE}"));
+            }
+        }
+        if self.buffers() < self.server.body_limit.0 {
+            return refuse(
+                "server.buffers",
+                format!("expected at least server.body_limit, {}", self.server.body_limit),
+            );
         }
         if self.memory_budget() < MINIMUM.memory {
             return refuse("execution.memory_budget", format!("expected at least {}", Size(MINIMUM.memory)));

@@ -106,13 +106,19 @@ fn sweep_dead(run_dir: &Path, tree: &Tree) -> Result<()> {
             continue;
         }
         tracing::info!(instance = name, "removing what a dead instance left");
-        tree.sweep(&name, "")?;
-        remove_dir(&dir)?;
+        left(&name, tree.sweep(&name, "").map_err(InstanceError::from).and_then(|()| remove_dir(&dir)));
     }
     for name in tree.instances().iter().filter(|name| !live.contains(name)) {
-        tree.sweep(name, "")?;
+        left(name, tree.sweep(name, "").map_err(InstanceError::from));
     }
     Ok(())
+}
+
+/// What cannot be removed now is no reason not to start: the next start finds it again.
+fn left(instance: &str, swept: Result<()>) {
+    if let Err(error) = swept {
+        tracing::warn!(instance, error = chain(&error), "something of a dead instance cannot be removed yet");
+    }
 }
 
 fn is_alive(dir: &Path) -> Result<bool> {

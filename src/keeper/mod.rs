@@ -54,7 +54,6 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> KeeperError {
 
 /// What to keep running.
 pub struct Plan {
-    pub listener: TcpListener,
     /// The front's configuration, as JSON.
     pub config: String,
     pub shutdown_grace: Duration,
@@ -65,6 +64,8 @@ pub struct Plan {
 
 struct Keeper {
     plan: Plan,
+    /// None once nobody new is to be served: with the front's own it is the last that keeps the port open.
+    listener: Option<TcpListener>,
     instance: Instance,
     front_ids: UidRange,
     front: Option<Front>,
@@ -99,14 +100,15 @@ enum Woken {
 ///
 /// # Errors
 /// When it cannot be started; later failures are logged and repaired.
-pub fn serve(instance: Instance, plan: Plan) -> Result<()> {
+pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()> {
     let signals = take_signals().map_err(at("take the signals"))?;
     let front_ids = UidRange::claim(&instance.run_dir().join("uid-ranges"))?;
     let now = Instant::now();
     let slots = (0..plan.slots)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, delay: Duration::ZERO, due: now })
         .collect();
-    let mut keeper = Keeper { plan, instance, front_ids, front: None, slots, signals, stopping: false };
+    let mut keeper =
+        Keeper { plan, listener: Some(listener), instance, front_ids, front: None, slots, signals, stopping: false };
     let served = keeper.keep();
     keeper.stop();
     served
@@ -127,10 +129,11 @@ impl Keeper {
     }
 
     fn start_front(&mut self) -> Result<()> {
+        let Some(listener) = &self.listener else { return Ok(()) };
         let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let child = Child::start("front", theirs).map_err(at("start the front"))?;
         let message = Message::Start { config: self.plan.config.clone(), id: self.front_ids.base() };
-        let sent = wire::send(&socket, &message, Some(self.plan.listener.as_fd()));
+        let sent = wire::send(&socket, &message, Some(listener.as_fd()));
         tracing::debug!(pid = child.id(), "the front is started");
         self.front = Some(Front { child, socket });
         // A front that is gone already is seen by its end.
@@ -195,6 +198,7 @@ impl Keeper {
 
     /// Drains the front, then lets the runners end. A second signal means: at once.
     fn stop(&mut self) {
+        self.listener = None;
         if let Some(mut front) = self.front.take() {
             tracing::info!(grace = ?self.plan.shutdown_grace, "draining: running tasks may finish");
             let _ = wire::send(&front.socket, &Message::Drain, None);

@@ -183,7 +183,9 @@ impl Created {
                 return Err(ContainerError::NotInForce(io::Error::from_raw_os_error(errno)));
             }
             watch::First::Notice(notice) => return Err(set_up_failed(notice)),
-            watch::First::Cancelled => return Ok(Prepared::Not(Outcome::Cancelled)),
+            watch::First::Cancelled => {
+                return Ok(Prepared::Not(Outcome::NotExecuted { reason: "cancelled before it started".into() }));
+            }
             watch::First::InitGone if self.group.oom_kills()? > 0 => {
                 return Ok(Prepared::Not(Outcome::Stopped(Limit::Memory, limit.memory)));
             }

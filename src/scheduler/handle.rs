@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,9 @@ use super::{Job, Scheduler};
 use crate::frame;
 use crate::runner::wire::{Notice, Order};
 use crate::task::{Outcome, Report, Task};
+
+/// How long a runner may be silent beyond the task's own time.
+const RUNNER_PATIENCE: Duration = Duration::from_secs(90);
 
 impl Scheduler {
     /// Gives tasks to the runner behind `socket` until that is closed, which a runner's end does.
@@ -71,6 +75,8 @@ async fn run(
     cancelled: &mut watch::Receiver<bool>,
     name: &str,
 ) -> io::Result<()> {
+    // The runner keeps the task's time, and has an alarm behind that. This is for one that is stopped, or stuck for good.
+    let patience = Duration::from_nanos(task.limits.wall_time) + RUNNER_PATIENCE;
     let heard = async {
         send(orders, &Order::Run(task)).await?;
         tokio::select! {
@@ -81,7 +87,8 @@ async fn run(
         send(orders, &Order::Cancel).await?;
         notices.next().await
     };
-    let (report, ended) = match heard.await {
+    let heard = tokio::time::timeout(patience, heard).await;
+    let (report, ended) = match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok(Some(Notice::Report { report, fault })) => {
             if let Some(fault) = fault {
                 tracing::error!(runner = name, fault, "a task could not be started");

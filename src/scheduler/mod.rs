@@ -13,10 +13,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::task::{Outcome, Report, Task};
+use crate::task::{Report, Task};
 
-/// How long a client is asked to wait when the queue is full.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long a client is asked to wait when there is no room for its tasks.
+pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the tasks share.
 #[derive(Debug, Clone, Copy)]
@@ -121,12 +121,12 @@ impl Scheduler {
         Ok(pending)
     }
 
-    /// Ends every task, waiting or running: each is answered as cancelled. No task is taken any more.
+    /// Ends every task: a running one is answered as cancelled, a waiting one as not executed. No task is taken any more.
     pub fn cancel_all(&self) {
         let queue = std::mem::take(&mut self.state().queue);
         self.cancelled.send_replace(true);
         for job in queue {
-            let _ = job.reply.send(Report { outcome: Outcome::Cancelled, ..Report::not_executed("") });
+            let _ = job.reply.send(Report::not_executed("the server is stopping"));
         }
     }
 

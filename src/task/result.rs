@@ -98,11 +98,11 @@ impl From<Report> for TaskResult {
         Self {
             status,
             exit_code,
-            stdout: text(&report.stdout),
-            stderr: text(&report.stderr),
             error,
             resource_usage: report.usage.into(),
             resource_limits_exceeded: exceeded(&report),
+            stdout: text(report.stdout),
+            stderr: text(report.stderr),
         }
     }
 }
@@ -160,8 +160,9 @@ fn exceeded(report: &Report) -> LimitsExceeded {
     }
 }
 
-fn text(bytes: &[u8]) -> Option<String> {
-    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
+fn text(bytes: Vec<u8>) -> Option<String> {
+    let text = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    (!text.is_empty()).then_some(text)
 }
 
 impl From<Usage> for ResourceUsage {
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn output_that_is_not_utf8_is_decoded_and_empty_output_is_null() {
-        assert_eq!(text(b"a\xffb").as_deref(), Some("a\u{fffd}b"));
-        assert_eq!(text(b""), None);
+        assert_eq!(text(b"a\xffb".to_vec()).as_deref(), Some("a\u{fffd}b"));
+        assert_eq!(text(Vec::new()), None);
     }
 }

@@ -177,6 +177,40 @@ fn errors_have_the_pages_words() {
 }
 
 #[test]
+fn bodies_that_are_too_large_or_encoded_are_refused_before_they_are_sent() {
+    use std::io::{Read, Write};
+    let server = Server::start_open();
+    for (header, status) in [("Content-Length: 99999999", "413"), ("Content-Encoding: gzip", "415")] {
+        let mut stream = std::net::TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
+        let head = "POST /execute HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json";
+        stream.write_all(format!("{head}\r\n{header}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{header}: {answer}");
+    }
+}
+
+#[test]
+fn what_requests_hold_in_memory_is_bounded() {
+    let env = [NO_LIMIT, ("FABER_SERVER__BUFFERS", "8M"), ("FABER_SERVER__BODY_LIMIT", "1M")];
+    let server = Server::start(&["--open-mode"], &env);
+    let task = |seconds: &str, output: u64| {
+        json!([{ "command": "sleep", "args": [seconds],
+        "resource_limits": { "max_output_size": output << 20 } }])
+    };
+    let never = server.execute(task("0", 9));
+    assert_eq!(never.status, 400);
+    assert!(never.json()["details"].as_str().unwrap().contains("8388608 at most"), "{}", never.text);
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| server.execute(task("1.4", 6)).status);
+        eventually("the first one holds its share", || server.execute(task("0", 6)).status == 503);
+        assert_eq!(server.execute(task("0", 1)).status, 200);
+        assert_eq!(first.join().unwrap(), 200);
+    });
+    eventually("it is given back", || server.execute(task("0", 6)).status == 200);
+}
+
+#[test]
 fn a_body_without_a_length_is_limited_too() {
     use std::io::{Read, Write};
     let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_SERVER__BODY_LIMIT", "1K")]);
@@ -331,7 +365,7 @@ fn connections_that_say_nothing_do_not_use_up_the_server() {
     // As many as may are taken, and the others wait.
     let front = server.processes("front")[0];
     let descriptors = || std::fs::read_dir(format!("/proc/{front}/fd")).unwrap().count();
-    eventually("the bound is reached", || descriptors() >= 32);
+    eventually("the bound is reached", || descriptors() >= 42);
     assert!(descriptors() < 60, "{}", descriptors());
     drop(idle);
     assert_eq!(server.get("/health").status, 200);

@@ -188,8 +188,10 @@ fn a_start_leaves_other_instances_alone() {
 #[test]
 fn a_client_that_goes_away_has_its_tasks_ended() {
     let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "1")]);
-    let client = ask(&server, json!([sleep("61.5"), sleep("61.6")]));
+    let mut client = ask(&server, json!([sleep("61.5"), sleep("61.6")]));
     eventually("the first runs", || running(&["sleep", "61.5"]).len() == 1);
+    // However much it has said beyond its request.
+    client.write_all(b"\r\nGET").unwrap();
     drop(client);
     eventually("its end", || running(&["sleep", "61.5"]).is_empty());
     // The second one, which waited, never runs.
@@ -213,14 +215,32 @@ fn a_stop_lets_running_tasks_finish() {
 
 #[test]
 fn a_stop_ends_what_takes_longer_than_the_grace() {
-    let mut server = Server::start(&["--open-mode"], &[("FABER_SERVER__SHUTDOWN_GRACE", "200ms")]);
-    let client = ask(&server, json!([sleep("61.7")]));
+    let env = [("FABER_SERVER__SHUTDOWN_GRACE", "200ms"), ("FABER_EXECUTION__CONCURRENCY", "1")];
+    let mut server = Server::start(&["--open-mode"], &env);
+    let client = ask(&server, json!([sleep("61.7"), sleep("61.7")]));
     eventually("the task runs", || running(&["sleep", "61.7"]).len() == 1);
     assert_eq!(server.stop(), Some(0), "{}", server.log());
     let text = answer(client);
     assert!(text.contains("cancelled while it ran"), "{text}");
+    assert!(text.contains("\"NotExecuted\"") && text.contains("the server is stopping"), "{text}");
     assert!(running(&["sleep", "61.7"]).is_empty());
     assert_eq!(groups_of(server.instance()), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_stop_waits_for_tasks_and_for_nothing_else() {
+    let mut server = Server::start(&["--open-mode"], &[("FABER_SERVER__SHUTDOWN_GRACE", "10m")]);
+    let address = server.url().strip_prefix("http://").unwrap().to_owned();
+    let silent = TcpStream::connect(&address).unwrap();
+    let mut half = TcpStream::connect(&address).unwrap();
+    half.write_all(b"POST /execute HTTP/1.1\r\nHost: ").unwrap();
+    let client = ask(&server, json!([{ "command": "bash", "args": ["-c", "exec -a wait-for-me sleep 1.6"] }]));
+    eventually("the task runs", || running(&["wait-for-me", "1.6"]).len() == 1);
+    signal(server.pid(), Signal::SIGTERM);
+    eventually("nobody new is let in", || TcpStream::connect(&address).is_err());
+    assert!(answer(client).contains("\"Success\""));
+    assert_eq!(server.wait(), Some(0), "{}", server.log());
+    drop((silent, half));
 }
 
 #[test]

@@ -150,8 +150,13 @@ impl Server {
 
     /// SIGTERM, and the exit status.
     pub fn stop(&mut self) -> Option<i32> {
-        self.stopped = true;
         kill(Pid::from_raw(self.pid()), Signal::SIGTERM).unwrap();
+        self.wait()
+    }
+
+    /// The exit status of a server that was told to stop.
+    pub fn wait(&mut self) -> Option<i32> {
+        self.stopped = true;
         self.keeper.wait().unwrap().code()
     }
 
