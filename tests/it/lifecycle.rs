@@ -285,7 +285,7 @@ fn faber_run_is_the_task_to_its_caller() {
 
 #[test]
 fn what_faber_was_started_with_does_not_show_in_a_task() {
-    let script = "umask 077; ulimit -S -s 512; exec nice -n 5 \"$@\"";
+    let script = "umask 077; ulimit -S -s 512; ulimit -c 0; exec nice -n 5 \"$@\"";
     let task = "umask; ulimit -s; mkdir d; stat -c %a d /etc/passwd";
     let output = Command::new("bash")
         .args(["-c", script, "bash", FABER, "run", "--", "bash", "-c", task])

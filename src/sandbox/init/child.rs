@@ -54,8 +54,10 @@ impl Child<'_> {
     fn limit(&self) -> io::Result<()> {
         let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
         enforce(Resource::Nofile, both(self.file_descriptors))?;
-        // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)).
-        enforce(Resource::Core, both(1))?;
+        // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
+        // have 0 for good, as sudo gives it.
+        let core = getrlimit(Resource::Core).maximum.map_or(1, |maximum| maximum.min(1));
+        enforce(Resource::Core, both(core))?;
         // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
         let cpu = Rlimit { current: Some(self.cpu_seconds), maximum: Some(self.cpu_seconds + 1) };
         enforce(Resource::Cpu, cpu)?;
