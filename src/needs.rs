@@ -71,7 +71,9 @@ pub fn check() -> Vec<Need> {
     needs.push(namespaces());
     needs.extend(cgroups());
     needs.extend([seccomp(), overlay(), run_dir()]);
-    needs.extend([program("python3"), program("bash")]);
+    let host = "tasks in the host image see what /usr has";
+    needs.extend([program("python3", host), program("bash", host)]);
+    needs.push(program("mmdebstrap", "`faber image build` needs it"));
     needs
 }
 
@@ -202,13 +204,13 @@ fn run_dir() -> Need {
     }
 }
 
-fn program(name: &str) -> Need {
+fn program(name: &str, purpose: &str) -> Need {
     let found =
         ["/usr/bin", "/bin", "/usr/local/bin"].iter().map(|dir| Path::new(dir).join(name)).find(|path| path.exists());
     match found {
         Some(path) => Need::ok(name, path.display().to_string()),
         None => {
-            let fix = format!("apt-get install {name}; tasks in the host image see what /usr has");
+            let fix = format!("apt-get install {name}; {purpose}");
             Need::warning(name, "not in /usr/bin", fix)
         }
     }

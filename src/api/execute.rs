@@ -15,8 +15,9 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
+use crate::chain::chain;
 use crate::scheduler::{Pending, QueueTimeout, RETRY_AFTER, Saturated};
-use crate::task::{Object, Outcome, Report, Task, TaskRequest, TaskResult};
+use crate::task::{Object, Offer, Outcome, Report, Task, TaskRequest, TaskResult};
 
 /// One or more tasks. They are independent, and run in parallel as far as capacity allows.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -98,7 +99,7 @@ pub async fn execute(State(app): State<Arc<App>>, headers: HeaderMap, body: Body
     let requests = parse(&body, app.config.execution.max_tasks as usize)?;
     drop(body);
     tracing::Span::current().record("tasks", requests.len());
-    let (tasks, refusals) = accept(&app, requests);
+    let (tasks, refusals) = accept(&app, requests)?;
     held.more(&app.buffers, tasks.iter().map(|task| task.limits.output).sum())?;
     let reports = run(&app, tasks, refusals).await?;
     let response = ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() };
@@ -158,11 +159,12 @@ fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
 }
 
 /// The tasks that can be run, and for each request in order why it is not among them, if so.
-fn accept(app: &App, requests: Vec<TaskRequest>) -> (Vec<Task>, Vec<Option<String>>) {
+fn accept(app: &App, requests: Vec<TaskRequest>) -> Result<(Vec<Task>, Vec<Option<String>>), ApiError> {
+    let (offers, default_image) = (offers(app)?, &app.config.execution.default_image);
     let mut tasks = Vec::new();
     let refusals = requests
         .into_iter()
-        .map(|request| match Task::parse(request, &app.bounds, &app.config.execution.default_image, &app.images) {
+        .map(|request| match Task::parse(request, &app.bounds, default_image, &offers) {
             Ok(task) => {
                 tasks.push(task);
                 None
@@ -170,7 +172,14 @@ fn accept(app: &App, requests: Vec<TaskRequest>) -> (Vec<Task>, Vec<Option<Strin
             Err(refusal) => Some(refusal.to_string()),
         })
         .collect();
-    (tasks, refusals)
+    Ok((tasks, refusals))
+}
+
+fn offers(app: &App) -> Result<Vec<Offer>, ApiError> {
+    app.catalog.offers().map_err(|error| {
+        tracing::error!(error = chain(&error), "the images cannot be read");
+        ApiError::Internal
+    })
 }
 
 /// One report for each request, in order; or the one error that stands for all.

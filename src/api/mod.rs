@@ -13,6 +13,7 @@ mod connections;
 mod error;
 mod execute;
 mod health;
+mod images;
 mod log;
 mod openapi;
 mod rate_limit;
@@ -26,8 +27,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Config;
+use crate::image::Catalog;
 use crate::scheduler::Scheduler;
-use crate::task::{Bounds, ImageName};
+use crate::task::Bounds;
 use buffers::Buffers;
 use connections::InFlight;
 pub use error::ErrorBody;
@@ -39,7 +41,7 @@ pub use openapi::document;
 struct App {
     config: Config,
     bounds: Bounds,
-    images: Vec<ImageName>,
+    catalog: Catalog,
     scheduler: Arc<Scheduler>,
     rate_limits: Option<rate_limit::RateLimits>,
     buffers: Buffers,
@@ -53,7 +55,7 @@ struct App {
 pub async fn serve(
     listener: std::net::TcpListener,
     config: Config,
-    images: Vec<ImageName>,
+    catalog: Catalog,
     scheduler: Arc<Scheduler>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -63,7 +65,7 @@ pub async fn serve(
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
-    let app = App { config, bounds, images, scheduler, rate_limits, buffers, in_flight: in_flight.clone() };
+    let app = App { config, bounds, catalog, scheduler, rate_limits, buffers, in_flight: in_flight.clone() };
     connections::serve(listener, router(Arc::new(app)), shutdown, in_flight).await;
     Ok(())
 }

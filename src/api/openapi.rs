@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, execute, health};
+use super::{App, execute, health, images};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -24,6 +24,7 @@ use super::{App, execute, health};
     tags(
         (name = "Health Check", description = "Whether the service runs"),
         (name = "Task Execution", description = "Running tasks"),
+        (name = "Images", description = "What tasks can run in"),
     )
 )]
 struct Base;
@@ -39,7 +40,7 @@ impl Modify for ApiKey {
 }
 
 pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(execute::execute))
+    OpenApiRouter::new().routes(routes!(execute::execute)).routes(routes!(images::images))
 }
 
 /// All routes, with the document that describes them.
@@ -60,15 +61,18 @@ mod tests {
     #[test]
     fn every_answer_has_a_body_with_an_example() {
         let document = serde_json::to_value(document()).unwrap();
-        let execute = &document["paths"]["/execute"]["post"];
-        let responses = execute["responses"].as_object().unwrap();
-        let statuses: Vec<&str> = responses.keys().map(String::as_str).collect();
-        assert_eq!(statuses, ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"]);
-        for (status, response) in responses {
-            let content = &response["content"]["application/json"];
-            assert!(content["schema"].is_object(), "{status}");
-            assert!(status == "200" || content["example"]["details"].is_string(), "{status}");
-        }
+        let statuses = |path: &str, method: &str| -> Vec<String> {
+            let responses = document["paths"][path][method]["responses"].as_object().unwrap();
+            for (status, response) in responses {
+                let content = &response["content"]["application/json"];
+                assert!(content["schema"].is_object(), "{status}");
+                assert!(status == "200" || content["example"]["details"].is_string(), "{status}");
+            }
+            responses.keys().cloned().collect()
+        };
+        let execute = ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"];
+        assert_eq!(statuses("/execute", "post"), execute);
+        assert_eq!(statuses("/images", "get"), ["200", "401", "403", "429", "500"]);
         assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
     }
 
@@ -82,7 +86,7 @@ mod tests {
         serde_json::from_value::<crate::task::TaskRequest>(example("TaskRequest")).unwrap();
         let fields = |name: &str| schemas[name]["properties"].as_object().unwrap().clone();
         for (name, schema) in schemas {
-            let has = |schema: &Value| schema.get("example").is_some() || schema.get("$ref").is_some();
+            let has = |schema: &Value| ["example", "$ref", "oneOf"].iter().any(|key| schema.get(*key).is_some());
             let whole = has(schema) || schema.get("enum").is_some();
             let complete = whole || fields(name).values().all(|field| has(field) || field["type"] == "boolean");
             assert!(complete, "{name} has no example");

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::log;
 use crate::config::Config;
-use crate::image;
+use crate::image::{Catalog, Store};
 use crate::keeper::wire::{self, Message};
 use crate::scheduler::{Capacity, Scheduler};
 
@@ -52,7 +52,7 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
 }
 
 async fn serve(keeper: UnixStream, config: Config, listener: std::net::TcpListener) -> anyhow::Result<()> {
-    let images = image::all()?.into_iter().map(|image| image.name).collect();
+    let catalog = Catalog::new(Store::new(&config.data_dir));
     let execution = &config.execution;
     let scheduler = Scheduler::new(Capacity {
         concurrency: config.concurrency(),
@@ -67,7 +67,7 @@ async fn serve(keeper: UnixStream, config: Config, listener: std::net::TcpListen
     });
     let (begin, begun) = tokio::sync::oneshot::channel();
     let grace = config.server.shutdown_grace.0;
-    let served = crate::api::serve(listener, config, images, scheduler.clone(), async {
+    let served = crate::api::serve(listener, config, catalog, scheduler.clone(), async {
         let _ = begun.await;
     });
     tokio::pin!(served);

@@ -3,6 +3,7 @@
 mod config;
 mod doctor;
 mod front;
+mod image;
 mod key;
 mod log;
 mod openapi;
@@ -40,6 +41,9 @@ enum Command {
     Config(config::ConfigArgs),
     /// Print the OpenAPI document
     Openapi,
+    /// Build, prove, list and remove images
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Make API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -61,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Openapi => openapi::run(),
+        Command::Image(command) => image::run(command),
         Command::Key(command) => key::run(&command),
         Command::Front => front::run(),
         Command::Runner => runner::run(),

@@ -8,13 +8,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use nix::sys::signalfd::SignalFd;
 
 use crate::config::{Config, Loaded, Size, Span};
-use crate::image;
+use crate::image::{Catalog, Store};
 use crate::keeper::{Instance, take_stop_signals};
 use crate::needs;
 use crate::sandbox::{Ran, Slot};
-use crate::task::{ImageName, Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
+use crate::task::{Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
 
 /// The exit status when the task did not run.
 pub const FABER_FAILED: u8 = 125;
@@ -117,19 +118,38 @@ pub fn trial() -> anyhow::Result<Option<String>> {
 
 /// This process becomes the runner of one slot for one task.
 fn run_here(request: TaskRequest, config: &Config) -> anyhow::Result<Report> {
-    let images = image::all()?;
-    let names: Vec<ImageName> = images.iter().map(|image| image.name.clone()).collect();
-    let task = Task::parse(request, &config.bounds(), &config.execution.default_image, &names)?;
-    let signals = take_stop_signals()?;
-    let instance = Instance::found()?;
-    let dir = instance.slot_dir("s0");
-    let mut slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "s0", images, Vec::new())?;
-    let image = slot.image(&task.image)?.clone();
-    let Ran { report, fault, remains } = slot.create(&task.image)?.run(task, &image, signals.as_fd());
-    drop(remains);
-    match fault {
-        Some(fault) => Err(fault.into()),
-        None => Ok(report),
+    Here::claim(config)?.run(request)
+}
+
+/// This process as the runner of one slot.
+pub struct Here<'a> {
+    config: &'a Config,
+    catalog: Catalog,
+    // Before the instance: what the slot has in its directory goes first.
+    slot: Slot,
+    _instance: Instance,
+    signals: SignalFd,
+}
+
+impl<'a> Here<'a> {
+    pub fn claim(config: &'a Config) -> anyhow::Result<Self> {
+        let store = Store::new(&config.data_dir);
+        let signals = take_stop_signals()?;
+        let instance = Instance::found()?;
+        let dir = instance.slot_dir("s0");
+        let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "s0", store.clone(), Vec::new())?;
+        Ok(Self { config, catalog: Catalog::new(store), slot, _instance: instance, signals })
+    }
+
+    pub fn run(&mut self, request: TaskRequest) -> anyhow::Result<Report> {
+        let default_image = &self.config.execution.default_image;
+        let task = Task::parse(request, &self.config.bounds(), default_image, &self.catalog.offers()?)?;
+        let Ran { report, fault, remains } = self.slot.create(&task.image)?.run(task, self.signals.as_fd());
+        drop(remains);
+        match fault {
+            Some(fault) => Err(fault.into()),
+            None => Ok(report),
+        }
     }
 }
 

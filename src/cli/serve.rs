@@ -8,7 +8,7 @@ use clap::Args;
 
 use super::log;
 use crate::config::{Config, Flag, Loaded};
-use crate::image;
+use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, RUN_DIR};
 use crate::needs;
 use crate::runner::wire::Setup;
@@ -70,12 +70,17 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plan(config: Config) -> anyhow::Result<Plan> {
-    let images = image::all()?;
-    let default_image = config.execution.default_image.clone();
-    if !images.iter().any(|image| image.name == default_image) {
-        let known: Vec<&str> = images.iter().map(|image| image.name.as_str()).collect();
-        anyhow::bail!("execution.default_image: there is no image {default_image}; there is {}", known.join(", "));
-    }
+    let catalog = Catalog::new(Store::new(&config.data_dir));
+    let name = &config.execution.default_image;
+    let known = || -> anyhow::Result<String> {
+        Ok(catalog.images()?.iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", "))
+    };
+    let image = match catalog.image(name) {
+        Err(StoreError::NoImage(_)) => {
+            anyhow::bail!("execution.default_image: there is no image {name}; there is {}", known()?)
+        }
+        other => other?.id(),
+    };
     if config.auth.open_mode && !config.server.listen.ip().is_loopback() {
         tracing::warn!(listen = %config.server.listen, "open mode: whoever reaches this address may run programs here");
     }
@@ -89,8 +94,8 @@ fn plan(config: Config) -> anyhow::Result<Plan> {
             dir: PathBuf::new(),
             instance: String::new(),
             slot: String::new(),
-            images,
-            default_image,
+            data_dir: std::path::absolute(&config.data_dir)?,
+            image,
             max: config.bounds().max,
         },
     })

@@ -1,12 +1,28 @@
 //! Images: named read-only root file systems with defaults.
 //!
-//! The `host` image is embedded in the binary: the machine's own /usr and a curated /etc, read-only.
+//! ```text
+//! images/NAME/image.toml ──definition──> Definition ──build──> a tree in the store ──sandbox──> a container's root
+//! ```
+//! The `host` image is embedded in the binary: the machine's own /usr and a curated /etc, read-only. All others are
+//! trees in the [`Store`], each under the digest of everything in it; a name points at one of them.
+
+mod build;
+mod catalog;
+mod definition;
+mod store;
+mod tree;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
-use crate::task::ImageName;
+pub use build::{BuildError, Built, build};
+pub use catalog::Catalog;
+pub use definition::{Definition, DefinitionError, Test};
+pub use store::{InUse, Store, StoreError, Writer};
+
+use crate::task::{Digest, ImageId, ImageName, Offer, ResourceLimits};
 
 const HOST: &str = include_str!("../../images/host/image.toml");
 
@@ -17,42 +33,118 @@ pub const SKELETON: &[(&str, &str)] = &[
     ("hosts", include_str!("../../rootfs/etc/hosts")),
     ("nsswitch.conf", include_str!("../../rootfs/etc/nsswitch.conf")),
 ];
+/// Mount points every container needs.
+pub const MOUNT_POINTS: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
 
-/// A definition, images/NAME/image.toml.
+/// The directories a command is looked up in, where an image does not say.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// An image that can be used: what a runner makes containers from, and what a client is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Image {
     pub name: ImageName,
+    pub digest: Digest,
     pub description: String,
     /// Where commands are looked up, as in PATH.
     pub path: String,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Directories of the machine that are there read-only, under their own names; symbolic links stay links.
+    /// What tasks of this image get in place of the server's defaults.
     #[serde(default)]
+    pub limits: ResourceLimits,
+    #[serde(default)]
+    pub language: Option<Language>,
+    pub root: Root,
+}
+
+/// Where an image's files are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Root {
+    Machine(Machine),
+    Tree(Contents),
+}
+
+/// The machine's own files, as far as they are shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Directories that are there read-only, under their own names; symbolic links stay links.
     pub binds: Vec<String>,
     /// Entries of the machine's /etc that programs need to run.
-    #[serde(default)]
     pub etc: Vec<String>,
     /// A command the machine may lack, and the ones that can stand in for it, best first.
-    #[serde(default)]
     pub fallbacks: BTreeMap<String, Vec<String>>,
 }
 
-/// The images of this server: by now the embedded one.
-///
-/// # Errors
-/// When the embedded definition is not one, which the build's own test rules out.
-pub fn all() -> Result<Vec<Image>, toml::de::Error> {
-    Ok(vec![toml::from_str(HOST)?])
+/// A tree in the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contents {
+    /// The definition it was built from, as a digest: built again, it would be the same.
+    pub definition: Digest,
+    /// Bytes of its files, shared ones included.
+    pub size: u64,
+    /// The packages that were asked for.
+    pub asked: Vec<String>,
+    /// Each Debian package with its version.
+    pub packages: BTreeMap<String, String>,
+}
+
+impl Contents {
+    /// The versions of what was asked for.
+    pub fn versions(&self) -> BTreeMap<String, String> {
+        let version = |name: &String| Some((name.clone(), self.packages.get(name)?.clone()));
+        self.asked.iter().filter_map(version).collect()
+    }
+}
+
+/// How programs of an image's language are named, compiled and run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Language {
+    /// The file name a program gets.
+    pub file: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compile: Vec<String>,
+    pub run: Vec<String>,
+}
+
+impl Image {
+    /// The embedded image: the machine's own programs.
+    pub fn host() -> Self {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Host {
+            name: ImageName,
+            description: String,
+            path: String,
+            env: BTreeMap<String, String>,
+            machine: Machine,
+        }
+        let Host { name, description, path, env, machine } =
+            toml::from_str(HOST).expect("the embedded definition is one: tested");
+        let digest = Digest::new(Sha256::digest(HOST).into());
+        let (limits, language) = (ResourceLimits::default(), None);
+        Self { name, digest, description, path, env, limits, language, root: Root::Machine(machine) }
+    }
+
+    pub fn id(&self) -> ImageId {
+        ImageId { name: self.name.clone(), digest: self.digest.clone() }
+    }
+
+    pub fn offer(&self) -> Offer {
+        Offer { id: self.id(), limits: self.limits.clone() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
     #[test]
     fn the_embedded_definition_is_one() {
-        let images = super::all().unwrap();
-        assert_eq!(images[0].name.as_str(), "host");
-        assert!(images[0].path.starts_with("/usr/local/sbin:"));
+        let host = Image::host();
+        assert_eq!(host.name.as_str(), "host");
+        assert!(host.path.starts_with("/usr/local/sbin:"));
     }
 }

@@ -20,8 +20,9 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::chain::chain;
 use crate::frame;
+use crate::image::Store;
 use crate::sandbox::{ContainerError, Created, Ran, Slot, SlotError};
-use crate::task::{ImageName, Limits, Report, Task};
+use crate::task::{ImageId, Limits, Report, Task};
 use wire::{Notice, Order, Setup};
 
 /// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
@@ -58,7 +59,8 @@ pub fn serve(mut socket: UnixStream) -> Result<(), RunnerError> {
 
 struct Runner {
     slot: Slot,
-    default_image: ImageName,
+    /// What the next container is made of.
+    image: ImageId,
     max: Limits,
 }
 
@@ -72,14 +74,13 @@ enum Event {
 impl Runner {
     fn claim(setup: &Setup, socket: &UnixStream) -> Result<Self, RunnerError> {
         let foreign = vec![socket.as_raw_fd()];
-        let Setup { run_dir, dir, instance, slot, images, .. } = setup;
-        let slot = Slot::claim(run_dir, dir, instance, slot, images.clone(), foreign)?;
-        Ok(Self { slot, default_image: setup.default_image.clone(), max: setup.max.clone() })
+        let Setup { run_dir, dir, instance, slot, data_dir, image, max } = setup;
+        let slot = Slot::claim(run_dir, dir, instance, slot, Store::new(data_dir), foreign)?;
+        Ok(Self { slot, image: image.clone(), max: max.clone() })
     }
 
     fn serve(&mut self, socket: &mut UnixStream) -> Result<(), RunnerError> {
-        let default_image = self.default_image.clone();
-        let mut created = self.create(&default_image)?;
+        let mut created = self.create()?;
         say(socket, &Notice::Ready)?;
         loop {
             match wait(socket, &created)? {
@@ -89,18 +90,19 @@ impl Runner {
                 Event::InitGone => drop(created),
                 Event::Order(Order::Run(task)) => {
                     self.run(task, created, socket)?;
-                    created = self.create(&default_image)?;
+                    created = self.create()?;
                     say(socket, &Notice::Ready)?;
                     continue;
                 }
             }
-            created = self.create(&default_image)?;
+            created = self.create()?;
         }
     }
 
-    fn create(&mut self, image: &ImageName) -> Result<Created, RunnerError> {
+    /// A container for what comes next, which is most likely the like of what came last.
+    fn create(&mut self) -> Result<Created, RunnerError> {
         let _watchdog = Watchdog::set(STUCK);
-        Ok(self.slot.create(image)?)
+        Ok(self.slot.create(&self.image)?)
     }
 
     /// Runs one task and reports; the container's removal comes after the report.
@@ -108,15 +110,15 @@ impl Runner {
         if let Some(reason) = refusal(&task, &self.max) {
             return say(socket, &Notice::Report { report: Report::fault(reason), fault: Some(reason.into()) });
         }
-        let created = if task.image == self.default_image {
+        let created = if task.image == created.image() {
             created
         } else {
             drop(created);
-            self.create(&task.image)?
+            self.image = task.image.clone();
+            self.create()?
         };
-        let image = self.slot.image(&task.image)?.clone();
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
-        let Ran { report, fault, remains } = created.run(task, &image, socket.as_fd());
+        let Ran { report, fault, remains } = created.run(task, socket.as_fd());
         let fault = fault.map(|fault| chain(&fault));
         say(socket, &Notice::Report { report, fault })?;
         drop(remains);

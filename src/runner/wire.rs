@@ -11,8 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Image;
-use crate::task::{ImageName, Limits, Report, Task};
+use crate::task::{ImageId, Limits, Report, Task};
 
 /// What a runner is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -24,9 +23,10 @@ pub struct Setup {
     pub instance: String,
     /// The slot's name; its containers' names begin with it.
     pub slot: String,
-    pub images: Vec<Image>,
+    /// Where the images are.
+    pub data_dir: PathBuf,
     /// The image to make a container of before any task is known.
-    pub default_image: ImageName,
+    pub image: ImageId,
     /// No order may ask for more.
     pub max: Limits,
 }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
@@ -25,7 +26,7 @@ use super::spec;
 use super::watch::{self, Watch};
 use crate::frame;
 use crate::image::Image;
-use crate::task::{Hits, Limit, Limits, Outcome, Report, Task};
+use crate::task::{Hits, ImageId, Limit, Limits, Outcome, Report, Task};
 
 /// How long the init may take from the start of the container to a prepared task.
 const SET_UP: Duration = Duration::from_secs(10);
@@ -56,6 +57,7 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> ContainerError {
 
 /// A container whose init waits for a task. Dropping it removes it.
 pub struct Created {
+    image: Rc<Image>,
     container: Container,
     init: InitProcess,
     control: UnixStream,
@@ -107,7 +109,7 @@ impl InitProcess {
 }
 
 impl Created {
-    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path) -> Result<Self> {
+    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>) -> Result<Self> {
         let cgroup = Tree::path(&slot.instance, name);
         let group = slot.tree.group(&slot.instance, name);
         spec::build(&cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
@@ -139,7 +141,12 @@ impl Created {
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);
-        Ok(Self { container, init, control, start, stdout, stderr, mounts: Some(mounts), group, state })
+        Ok(Self { image, container, init, control, start, stdout, stderr, mounts: Some(mounts), group, state })
+    }
+
+    /// The image it is of.
+    pub fn image(&self) -> ImageId {
+        self.image.id()
     }
 
     /// Readable when the init has ended, which a waiting one never does by itself.
@@ -149,9 +156,9 @@ impl Created {
 
     /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
     /// for the client, and in the fault for the operator.
-    pub fn run(mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> Ran {
+    pub fn run(mut self, task: Task, cancel: BorrowedFd<'_>) -> Ran {
         let limits = task.limits.clone();
-        let (report, fault) = match self.prepare(task, image, cancel) {
+        let (report, fault) = match self.prepare(task, cancel) {
             Ok(Prepared::Waiting(before)) => (self.start_and_watch(&limits, &before, cancel), None),
             Ok(Prepared::Not(outcome)) => (Report { outcome, ..Report::not_executed("") }, None),
             Err(error) => (Report::fault(reason(&error)), Some(error)),
@@ -160,7 +167,7 @@ impl Created {
     }
 
     /// Everything before the clock runs: limits in force, container started, files placed, the task's process waiting.
-    fn prepare(&mut self, task: Task, image: &Image, cancel: BorrowedFd<'_>) -> Result<Prepared> {
+    fn prepare(&mut self, task: Task, cancel: BorrowedFd<'_>) -> Result<Prepared> {
         let limits = &task.limits;
         self.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
         // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
@@ -170,7 +177,7 @@ impl Created {
             .map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
         let limit = limits.clone();
         // What the init does not take shows in what it says or does not say next.
-        let _ = self.hand_over(task, image);
+        let _ = self.hand_over(task);
         let notice = watch::first_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP);
         match notice.map_err(at("wait for the init"))? {
             watch::First::Notice(Notice::Prepared) => {}
@@ -199,8 +206,8 @@ impl Created {
         Ok(Prepared::Waiting(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() }))
     }
 
-    fn hand_over(&mut self, task: Task, image: &Image) -> io::Result<()> {
-        let (command, contents) = command(task, image);
+    fn hand_over(&mut self, task: Task) -> io::Result<()> {
+        let (command, contents) = command(task, &self.image);
         frame::send(&mut self.control, &command)?;
         contents.into_iter().try_for_each(|content| self.control.write_all(content.as_bytes()))
     }

@@ -17,12 +17,10 @@ use rustix::mount::{
 
 use super::ids::UidRange;
 use super::kernel;
-use crate::image::{Image, SKELETON};
+use crate::image::{MOUNT_POINTS, Machine, SKELETON};
 
 /// Where tasks find what an image stands in for.
 const FALLBACKS: &str = "faber/bin";
-/// Mount points every container needs.
-const MOUNT_POINTS: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
 
 #[derive(Debug, thiserror::Error)]
 #[error("{step} {path}")]
@@ -53,9 +51,20 @@ pub fn mount_scratch(dir: &Path) -> Result<()> {
         .map_err(at("mount a tmpfs on", dir))
 }
 
-/// Builds the root of `image` in the empty directory `root`.
-pub fn build(root: &Path, image: &Image, ids: &UidRange, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    Builder { root, ids, user_namespace }.build(image)
+/// Puts the machine's own files together in the empty directory `root`; `path` is where commands are looked up.
+pub fn from_machine(
+    root: &Path,
+    machine: &Machine,
+    path: &str,
+    ids: &UidRange,
+    user_namespace: BorrowedFd<'_>,
+) -> Result<()> {
+    Builder { root, ids, user_namespace }.build(machine, path)
+}
+
+/// Shows the files below `tree`, which has every mount point, in the directory `root`.
+pub fn from_tree(root: &Path, tree: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    bind(tree, root, user_namespace)
 }
 
 struct Builder<'a> {
@@ -65,7 +74,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn build(&self, image: &Image) -> Result<()> {
+    fn build(&self, machine: &Machine, path: &str) -> Result<()> {
         mount("faber", self.root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=1m"))
             .map_err(at("mount a tmpfs on", self.root))?;
         self.own(self.root)?;
@@ -75,14 +84,14 @@ impl Builder<'_> {
         for (name, content) in SKELETON {
             self.file(&Path::new("etc").join(name), content)?;
         }
-        for source in &image.binds {
+        for source in &machine.binds {
             self.bind_or_link(Path::new(source))?;
         }
-        for entry in &image.etc {
+        for entry in &machine.etc {
             self.etc(&Path::new("/etc").join(entry))?;
         }
-        for (name, stand_ins) in &image.fallbacks {
-            self.fallback(name, stand_ins, &image.path)?;
+        for (name, stand_ins) in &machine.fallbacks {
+            self.fallback(name, stand_ins, path)?;
         }
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
         mount_remount(self.root, flags, "mode=755,size=1m").map_err(at("make read-only", self.root))
@@ -130,7 +139,7 @@ impl Builder<'_> {
             }
             Ok(_) => {
                 let target = self.directory(below)?;
-                self.bind(source, &target)
+                bind(source, &target, self.user_namespace)
             }
         }
     }
@@ -143,7 +152,7 @@ impl Builder<'_> {
         let Ok(meta) = fs::metadata(source) else { return Ok(()) };
         if meta.is_dir() {
             let target = self.directory(below)?;
-            return self.bind(source, &target);
+            return bind(source, &target, self.user_namespace);
         }
         if !meta.is_file() || meta.mode() & 0o004 == 0 || meta.len() > LARGEST {
             return Ok(());
@@ -170,21 +179,21 @@ impl Builder<'_> {
         symlink(stand_in, &link).map_err(at("link", &link))?;
         self.own(&link)
     }
+}
 
-    /// A read-only bind without setuid and devices, ID-mapped where the file system can be.
-    fn bind(&self, source: &Path, target: &Path) -> Result<()> {
-        const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-        let clone = || {
-            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-            open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
-        };
-        let mut tree = clone()?;
-        if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(self.user_namespace)).is_err() {
-            // Without the mapping root's files show as nobody's; what may be read stays the same.
-            tree = clone()?;
-            kernel::mount_setattr(tree.as_fd(), READ_ONLY, None).map_err(at("make read-only", source))?;
-        }
-        move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(at("mount on", target))
+/// A read-only bind without setuid and devices, ID-mapped where the file system can be.
+fn bind(source: &Path, target: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
+    const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    let clone = || {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+        open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
+    };
+    let mut tree = clone()?;
+    if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(user_namespace)).is_err() {
+        // Without the mapping root's files show as nobody's; what may be read stays the same.
+        tree = clone()?;
+        kernel::mount_setattr(tree.as_fd(), READ_ONLY, None).map_err(at("make read-only", source))?;
     }
+    move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(at("mount on", target))
 }

@@ -1,7 +1,7 @@
 //! A slot: the fixed place for one container at a time. What is dear and carries nothing from task to task is made
 //! here once: the uid range, the namespaces, the root file systems, the compiled filter.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::RawFd;
@@ -16,8 +16,8 @@ use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
 use super::spec;
-use crate::image::Image;
-use crate::task::ImageName;
+use crate::image::{Image, InUse, Root, Store, StoreError};
+use crate::task::{ImageId, ImageName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
@@ -35,8 +35,8 @@ pub enum SlotError {
     Directory { path: PathBuf, source: io::Error },
     #[error("give up the supplementary groups")]
     Groups(#[source] nix::Error),
-    #[error("this runner has no image {0}")]
-    NoImage(ImageName),
+    #[error("take the image {name}")]
+    Image { name: ImageName, source: StoreError },
 }
 
 /// The owner of everything a runner's containers share. All of it goes with the process.
@@ -50,21 +50,30 @@ pub struct Slot {
     pub(super) foreign: Vec<RawFd>,
     ids: UidRange,
     dir: PathBuf,
-    images: Vec<Image>,
-    built: BTreeSet<ImageName>,
+    store: Store,
+    /// The images whose root file systems are in place.
+    bundles: BTreeMap<ImageName, Bundle>,
     /// Containers made so far: their names never repeat.
     made: u64,
 }
 
+/// An image's place in the slot.
+struct Bundle {
+    image: Rc<Image>,
+    dir: PathBuf,
+    /// The tree stays in the store as long as it is mounted here.
+    _tree: Option<InUse>,
+}
+
 impl Slot {
-    /// Makes the slot `name` of `instance` in the empty directory `dir`; `run_dir` is where the machine's uid ranges are
+    /// Makes the slot `name` of `instance` in the empty directory `dir`, with the images of `store`; `run_dir` is where the machine's uid ranges are
     /// shared out. Changes the calling process: its mounts, its groups.
     pub fn claim(
         run_dir: &Path,
         dir: &Path,
         instance: &str,
         name: &str,
-        images: Vec<Image>,
+        store: Store,
         foreign: Vec<RawFd>,
     ) -> Result<Self, SlotError> {
         // libcontainer clears no supplementary groups, so there must be none to inherit.
@@ -83,22 +92,18 @@ impl Slot {
             foreign,
             ids,
             dir: dir.to_owned(),
-            images,
-            built: BTreeSet::new(),
+            store,
+            bundles: BTreeMap::new(),
             made: 0,
         })
     }
 
-    /// A container of `image`, with its init waiting for a task.
-    pub fn create(&mut self, image: &ImageName) -> Result<Created, ContainerError> {
-        let bundle = self.bundle(image)?;
+    /// A container of the image, with its init waiting for a task.
+    pub fn create(&mut self, id: &ImageId) -> Result<Created, ContainerError> {
+        let (image, bundle) = self.bundle(id)?;
         self.made += 1;
         let name = format!("{}-{}", self.name, self.made);
-        Created::create(self, &name, &bundle)
-    }
-
-    pub fn image(&self, name: &ImageName) -> Result<&Image, SlotError> {
-        self.images.iter().find(|image| image.name == *name).ok_or_else(|| SlotError::NoImage(name.clone()))
+        Created::create(self, &name, &bundle, image)
     }
 
     /// Whom the task's user and group are on the machine.
@@ -111,16 +116,33 @@ impl Slot {
         self.dir.join("state")
     }
 
-    /// The bundle directory of an image, with its root file system in place.
-    fn bundle(&mut self, name: &ImageName) -> Result<PathBuf, SlotError> {
-        let bundle = self.dir.join(name.as_str());
-        if !self.built.contains(name) {
-            let root = bundle.join(spec::ROOTFS);
-            create_dir(&root)?;
-            rootfs::build(&root, self.image(name)?, &self.ids, self.namespaces.user())?;
-            self.built.insert(name.clone());
+    /// The image and its bundle directory, with its root file system in place. One of the same name that is not the same
+    /// any more is given up.
+    fn bundle(&mut self, id: &ImageId) -> Result<(Rc<Image>, PathBuf), SlotError> {
+        let known = self.bundles.get(&id.name).filter(|bundle| bundle.image.digest == id.digest);
+        if known.is_none() {
+            if let Some(old) = self.bundles.remove(&id.name) {
+                let _ = rustix::mount::unmount(old.dir.join(spec::ROOTFS), rustix::mount::UnmountFlags::DETACH);
+            }
+            let bundle = self.mount(id)?;
+            self.bundles.insert(id.name.clone(), bundle);
         }
-        Ok(bundle)
+        let Bundle { image, dir, .. } = &self.bundles[&id.name];
+        Ok((image.clone(), dir.clone()))
+    }
+
+    fn mount(&self, id: &ImageId) -> Result<Bundle, SlotError> {
+        let dir = self.dir.join(format!("{}-{}", id.name, &id.digest.hex()[..12]));
+        let root = dir.join(spec::ROOTFS);
+        create_dir(&root)?;
+        let host = Image::host();
+        if let (true, Root::Machine(machine)) = (host.digest == id.digest, &host.root) {
+            rootfs::from_machine(&root, machine, &host.path, &self.ids, self.namespaces.user())?;
+            return Ok(Bundle { image: Rc::new(host), dir, _tree: None });
+        }
+        let held = self.store.hold(&id.digest).map_err(|source| SlotError::Image { name: id.name.clone(), source })?;
+        rootfs::from_tree(&root, &held.rootfs, self.namespaces.user())?;
+        Ok(Bundle { image: Rc::new(held.image.clone()), dir, _tree: Some(held) })
     }
 }
 

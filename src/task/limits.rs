@@ -42,28 +42,20 @@ pub const MINIMUM: Limits =
     Limits { memory: 4 << 20, cpu_time: 1_000_000, wall_time: 1_000_000, processes: 1, file_descriptors: 8, output: 0 };
 
 impl Bounds {
-    /// The limits for a task that asked for `asked`: what it left out comes from the defaults (never above the maxima).
-    pub fn grant(&self, asked: &ResourceLimits) -> Result<Limits, LimitRefusal> {
+    /// The limits for a task that asked for `asked`: what it left out comes from its image, or else from the defaults, and
+    /// is never above the maxima.
+    pub fn grant(&self, asked: &ResourceLimits, image: &ResourceLimits) -> Result<Limits, LimitRefusal> {
         let Self { default, max } = self;
+        let pick = |field, of: fn(&ResourceLimits) -> Option<u64>, value: fn(&Limits) -> u64| {
+            pick(field, of(asked), of(image).unwrap_or(value(default)), value(max), value(&MINIMUM))
+        };
         Ok(Limits {
-            memory: pick("memory_limit", asked.memory_limit, default.memory, max.memory, MINIMUM.memory)?,
-            cpu_time: pick("cpu_time_limit", asked.cpu_time_limit, default.cpu_time, max.cpu_time, MINIMUM.cpu_time)?,
-            wall_time: pick(
-                "wall_time_limit",
-                asked.wall_time_limit,
-                default.wall_time,
-                max.wall_time,
-                MINIMUM.wall_time,
-            )?,
-            processes: pick("max_processes", asked.max_processes, default.processes, max.processes, MINIMUM.processes)?,
-            file_descriptors: pick(
-                "max_file_descriptors",
-                asked.max_file_descriptors,
-                default.file_descriptors,
-                max.file_descriptors,
-                MINIMUM.file_descriptors,
-            )?,
-            output: pick("max_output_size", asked.max_output_size, default.output, max.output, MINIMUM.output)?,
+            memory: pick("memory_limit", |l| l.memory_limit, |l| l.memory)?,
+            cpu_time: pick("cpu_time_limit", |l| l.cpu_time_limit, |l| l.cpu_time)?,
+            wall_time: pick("wall_time_limit", |l| l.wall_time_limit, |l| l.wall_time)?,
+            processes: pick("max_processes", |l| l.max_processes, |l| l.processes)?,
+            file_descriptors: pick("max_file_descriptors", |l| l.max_file_descriptors, |l| l.file_descriptors)?,
+            output: pick("max_output_size", |l| l.max_output_size, |l| l.output)?,
         })
     }
 }
@@ -118,7 +110,9 @@ mod tests {
     #[test]
     fn a_default_above_the_maximum_is_cut_to_it() {
         let bounds = Bounds { default: limits(64 << 20), max: limits(32 << 20) };
-        assert_eq!(bounds.grant(&ask(None)).unwrap().memory, 32 << 20);
+        assert_eq!(bounds.grant(&ask(None), &ask(None)).unwrap().memory, 32 << 20);
+        assert_eq!(bounds.grant(&ask(None), &ask(Some(48 << 20))).unwrap().memory, 32 << 20, "an image's too");
+        assert_eq!(bounds.grant(&ask(None), &ask(Some(16 << 20))).unwrap().memory, 16 << 20);
     }
 
     proptest! {
@@ -127,7 +121,7 @@ mod tests {
             asked in proptest::option::of(any::<u64>()), default in 4u64 << 20.., max in 4u64 << 20..,
         ) {
             let bounds = Bounds { default: limits(default), max: limits(max) };
-            match bounds.grant(&ask(asked)) {
+            match bounds.grant(&ask(asked), &ask(None)) {
                 Ok(granted) => {
                     prop_assert!(granted.memory <= max);
                     prop_assert_eq!(granted.memory, asked.unwrap_or(default.min(max)));

@@ -4,6 +4,7 @@
 //! ([`Task::parse`] is the only way in).
 
 mod files;
+mod image;
 mod json;
 mod limits;
 mod outcome;
@@ -11,8 +12,9 @@ mod request;
 mod result;
 
 pub use files::{PathRefusal, WorkspacePath};
+pub use image::{Digest, ImageId, ImageName, Offer};
 pub use json::Object;
 pub use limits::{Bounds, LimitRefusal, Limits, MINIMUM};
 pub use outcome::{Hits, Limit, Outcome, Report, Usage};
-pub use request::{ImageName, Refusal, ResourceLimits, Task, TaskRequest};
+pub use request::{Refusal, ResourceLimits, Task, TaskRequest};
 pub use result::{LimitsExceeded, ResourceUsage, Status, TaskResult};

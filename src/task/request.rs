@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::image::{self, ImageId, ImageName, Offer};
 use super::json::{optional_object, unique_keys};
 use super::{Bounds, LimitRefusal, Limits, PathRefusal, WorkspacePath};
 
@@ -77,18 +78,13 @@ pub struct ResourceLimits {
 /// A task that can be run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    pub image: ImageName,
+    pub image: ImageId,
     pub command: String,
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub files: BTreeMap<WorkspacePath, String>,
     pub limits: Limits,
 }
-
-/// The name of an image: lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 64.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct ImageName(String);
 
 /// Why a task that could be read will not be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,41 +111,8 @@ pub enum Refusal {
     VariableName(String),
     #[error("image name {0:?} is not a name: lower-case letters, digits, '-', '_' and '.', at most 64")]
     ImageName(String),
-    #[error("unknown image {name:?}: this server has {known}")]
-    UnknownImage { name: String, known: String },
-}
-
-impl ImageName {
-    pub fn parse(name: &str) -> Result<Self, Refusal> {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-        let ok = name.len() <= 64
-            && name.starts_with(plain)
-            && name.chars().all(|c| plain(c) || matches!(c, '-' | '_' | '.'));
-        if ok { Ok(Self(name.to_owned())) } else { Err(Refusal::ImageName(name.chars().take(100).collect())) }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for ImageName {
-    type Error = Refusal;
-    fn try_from(name: String) -> Result<Self, Refusal> {
-        Self::parse(&name)
-    }
-}
-
-impl From<ImageName> for String {
-    fn from(name: ImageName) -> String {
-        name.0
-    }
-}
-
-impl std::fmt::Display for ImageName {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
+    #[error("unknown image {name:?}: {hint}")]
+    UnknownImage { name: String, hint: String },
 }
 
 impl Task {
@@ -158,25 +121,22 @@ impl Task {
         request: TaskRequest,
         bounds: &Bounds,
         default_image: &ImageName,
-        images: &[ImageName],
+        images: &[Offer],
     ) -> Result<Self, Refusal> {
-        let image = match &request.image {
-            None => default_image.clone(),
-            Some(name) => known_image(ImageName::parse(name)?, images)?,
-        };
-        let limits = bounds.grant(&request.resource_limits.unwrap_or_default())?;
+        let name = request.image.as_deref().map(ImageName::parse).transpose()?;
+        let image = image::find(name.as_ref().unwrap_or(default_image), images)?;
+        let limits = bounds.grant(&request.resource_limits.unwrap_or_default(), &image.limits)?;
         check_strings(&request.command, &request.args, &request.env)?;
         let files = parse_files(request.files, &limits)?;
-        Ok(Self { image, command: request.command, args: request.args, env: request.env, files, limits })
+        Ok(Self {
+            image: image.id.clone(),
+            command: request.command,
+            args: request.args,
+            env: request.env,
+            files,
+            limits,
+        })
     }
-}
-
-fn known_image(name: ImageName, images: &[ImageName]) -> Result<ImageName, Refusal> {
-    if images.contains(&name) {
-        return Ok(name);
-    }
-    let known = images.iter().map(ImageName::as_str).collect::<Vec<_>>().join(", ");
-    Err(Refusal::UnknownImage { name: name.into(), known })
 }
 
 /// What execve(2) would refuse, refused before anything is made.
@@ -231,7 +191,7 @@ fn parse_files(files: BTreeMap<String, String>, limits: &Limits) -> Result<BTree
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Limits;
+    use crate::task::{Digest, Limits};
 
     fn parse(request: TaskRequest) -> Result<Task, Refusal> {
         let limits = Limits {
@@ -243,7 +203,10 @@ mod tests {
             output: 1 << 20,
         };
         let host = ImageName::parse("host").unwrap();
-        Task::parse(request, &Bounds { default: limits.clone(), max: limits }, &host, std::slice::from_ref(&host))
+        let id = ImageId { name: host.clone(), digest: Digest::new([0; 32]) };
+        let asked = ResourceLimits { max_processes: Some(7), ..ResourceLimits::default() };
+        let offers = [Offer { id, limits: asked }];
+        Task::parse(request, &Bounds { default: limits.clone(), max: limits }, &host, &offers)
     }
 
     fn request(json: serde_json::Value) -> TaskRequest {
@@ -258,8 +221,10 @@ mod tests {
     #[test]
     fn a_minimal_task_takes_the_defaults() {
         let task = parse(request(serde_json::json!({"command": "true"}))).unwrap();
-        assert_eq!(task.image.as_str(), "host");
-        assert_eq!(task.limits.memory, 64 << 20);
+        assert_eq!(task.image.name.as_str(), "host");
+        assert_eq!((task.limits.memory, task.limits.processes), (64 << 20, 7), "the server's, and the image's own");
+        let asked = parse(request(serde_json::json!({"command": "true", "resource_limits": {"max_processes": 3}})));
+        assert_eq!(asked.unwrap().limits.processes, 3);
     }
 
     #[test]

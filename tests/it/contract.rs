@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{FABER, Server, eventually};
+use crate::support::{FABER, Server, eventually, running};
 
 const NO_LIMIT: (&str, &str) = ("FABER_RATE_LIMIT__ENABLED", "false");
 
@@ -202,8 +202,9 @@ fn what_requests_hold_in_memory_is_bounded() {
     assert_eq!(never.status, 400);
     assert!(never.json()["details"].as_str().unwrap().contains("8388608 at most"), "{}", never.text);
     std::thread::scope(|scope| {
-        let first = scope.spawn(|| server.execute(task("1.4", 6)).status);
-        eventually("the first one holds its share", || server.execute(task("0", 6)).status == 503);
+        let first = scope.spawn(|| server.execute(task("1.41", 6)).status);
+        eventually("the first one runs", || running(&["sleep", "1.41"]).len() == 1);
+        assert_eq!(server.execute(task("0", 6)).status, 503);
         assert_eq!(server.execute(task("0", 1)).status, 200);
         assert_eq!(first.join().unwrap(), 200);
     });

@@ -10,15 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{FABER, Family, Server, eventually, groups_of, settles};
-
-/// The pids of the processes with this command line, wherever they run.
-fn running(command: &[&str]) -> Vec<i32> {
-    let wanted = command.join("\0") + "\0";
-    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted))
-        .collect()
-}
+use crate::support::{FABER, Family, Server, eventually, groups_of, running, settles};
 
 /// A client that asks and does not wait for the answer.
 fn ask(server: &Server, tasks: Value) -> TcpStream {

@@ -4,6 +4,7 @@ mod architecture;
 mod contract;
 mod engines;
 mod examples;
+mod images;
 mod input;
 mod isolation;
 mod lifecycle;

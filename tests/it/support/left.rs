@@ -48,6 +48,14 @@ pub fn command_line(pid: i32) -> Vec<String> {
     text.split_terminator('\0').map(str::to_owned).collect()
 }
 
+/// The pids of the processes with this command line, wherever they run.
+pub fn running(command: &[&str]) -> Vec<i32> {
+    let wanted = command.join("\0") + "\0";
+    let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line == wanted))
+        .collect()
+}
+
 /// Every group of an instance, in every hierarchy.
 pub fn groups_of(instance: &str) -> Vec<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

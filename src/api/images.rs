@@ -1,0 +1,109 @@
+//! GET /images.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Json;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::error::{ApiError, ErrorBody};
+use crate::chain::chain;
+use crate::image::{Image, Root};
+use crate::task::ResourceLimits;
+
+/// The images of this server, by name.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(example = json!({"images": [{
+    "name": "python", "description": "Python 3 with its standard library",
+    "digest": "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0",
+    "language": {"file": "main.py", "compile": [], "run": ["python3", "main.py"]},
+    "versions": {"python3": "3.13.5-1"}, "resource_limits": {"max_processes": 20}
+}]}))]
+pub struct ImageList {
+    pub images: Vec<ImageInfo>,
+}
+
+/// One image.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageInfo {
+    /// What a task names it by.
+    #[schema(example = "python")]
+    pub name: String,
+    #[schema(example = "Python 3 with its standard library")]
+    pub description: String,
+    /// Over everything in it: another digest is another image.
+    #[schema(example = "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0")]
+    pub digest: String,
+    /// How its programs are named, compiled and run; null for an image of no one language.
+    pub language: Option<LanguageInfo>,
+    /// The packages its definition asks for, with their versions; of the host image none are known.
+    #[schema(example = json!({"python3": "3.13.5-1"}))]
+    pub versions: BTreeMap<String, String>,
+    /// What its tasks get in place of the server's defaults.
+    pub resource_limits: ResourceLimits,
+}
+
+/// A language's programs.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct LanguageInfo {
+    /// The file name a program gets.
+    #[schema(example = "main.py")]
+    pub file: String,
+    /// The command that compiles it; empty where there is none.
+    #[schema(example = json!([]))]
+    pub compile: Vec<String>,
+    /// The command that runs it.
+    #[schema(example = json!(["python3", "main.py"]))]
+    pub run: Vec<String>,
+}
+
+/// List the images a task can name.
+#[utoipa::path(
+    get,
+    path = "/images",
+    tag = "Images",
+    responses(
+        (status = 200, description = "The images of this server.", body = ImageList),
+        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
+            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
+        (status = 403, description = "An unknown API key.", body = ErrorBody,
+            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
+        (status = 500, description = "The images cannot be read.", body = ErrorBody,
+            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
+    )
+)]
+pub async fn images(State(app): State<Arc<App>>) -> Result<Json<ImageList>, ApiError> {
+    let images = app.catalog.images().map_err(|error| {
+        tracing::error!(error = chain(&error), "the images cannot be read");
+        ApiError::Internal
+    })?;
+    Ok(Json(ImageList { images: images.iter().map(ImageInfo::from).collect() }))
+}
+
+impl From<&Image> for ImageInfo {
+    fn from(image: &Image) -> Self {
+        let language = image.language.as_ref().map(|language| LanguageInfo {
+            file: language.file.clone(),
+            compile: language.compile.clone(),
+            run: language.run.clone(),
+        });
+        let versions = match &image.root {
+            Root::Machine(_) => BTreeMap::new(),
+            Root::Tree(contents) => contents.versions(),
+        };
+        Self {
+            name: image.name.to_string(),
+            description: image.description.clone(),
+            digest: image.digest.to_string(),
+            language,
+            versions,
+            resource_limits: image.limits.clone(),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! `faber image`: building, proving, listing and removing images.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use nix::sys::signal::{SigSet, Signal};
+use serde::Serialize;
+
+use super::run::Here;
+use crate::config::{Config, Loaded, Size};
+use crate::image::{Built, Catalog, Definition, Image, Root, Store, Test, Writer, build};
+use crate::needs;
+use crate::task::{ImageName, TaskResult};
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build images from their definitions, where these have changed
+    Build(BuildArgs),
+    /// Run the tests of images' definitions, and print what came of them
+    Test(TestArgs),
+    /// List the images that tasks can name
+    List(ListArgs),
+    /// Take away the names of images, unless they are in use
+    Rm(RmArgs),
+    /// Remove files that belong to no image any more
+    Gc(StoreArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct StoreArgs {
+    /// The configuration file, for the place of the store
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+struct Which {
+    /// The images
+    #[arg(value_name = "NAME", required_unless_present = "all", conflicts_with = "all")]
+    names: Vec<String>,
+    /// All that are defined
+    #[arg(long)]
+    all: bool,
+    /// Where the definitions are: DIR/NAME/image.toml
+    #[arg(long, value_name = "DIR", default_value = "images")]
+    definitions: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Needs mmdebstrap. A definition that has not changed builds nothing; a build
+that fails leaves the image that was there. Exit status 1 when one failed.")]
+pub struct BuildArgs {
+    #[command(flatten)]
+    which: Which,
+    /// Builds at once
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    jobs: u16,
+    /// Build what has not changed too
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Each test runs twice, as a task of its image: for the first run's time, and for
+a warm one. Exit status 1 when one failed.")]
+pub struct TestArgs {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    #[arg(value_name = "NAME", required = true)]
+    names: Vec<String>,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl StoreArgs {
+    fn config(&self) -> anyhow::Result<Config> {
+        Ok(Loaded::read(self.config.as_deref(), Vec::new())?.config)
+    }
+}
+
+impl Which {
+    fn definitions(&self) -> anyhow::Result<Vec<Definition>> {
+        if self.all {
+            return Ok(Definition::all(&self.definitions)?);
+        }
+        let read = |name: &String| {
+            let name = ImageName::parse(name)?;
+            Ok(Definition::read(&self.definitions.join(name.as_str()))?)
+        };
+        self.names.iter().map(read).collect()
+    }
+}
+
+pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ImageCommand::Build(args) => build_all(&args),
+        ImageCommand::Test(args) => test_all(&args),
+        ImageCommand::List(args) => list(&args.store),
+        ImageCommand::Rm(args) => remove(&args),
+        ImageCommand::Gc(args) => collect(&args),
+    }
+}
+
+#[derive(Serialize)]
+struct BuildLine {
+    name: ImageName,
+    /// "built", "unchanged" or "failed".
+    outcome: &'static str,
+    seconds: f64,
+    error: Option<String>,
+}
+
+fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
+    let definitions = args.which.definitions()?;
+    let store = Store::new(&args.store.config()?.data_dir);
+    let writer = store.write()?;
+    // A Ctrl-C ends mmdebstrap, and what that leaves half-made is then removed here.
+    [Signal::SIGINT].into_iter().collect::<SigSet>().thread_block()?;
+    let bars = MultiProgress::new();
+    let queue = Mutex::new(definitions.iter());
+    let work = || {
+        let mut lines = Vec::new();
+        loop {
+            let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+            let Some(definition) = next else { return lines };
+            lines.push(build_one(&writer, definition, args.force, &bars));
+        }
+    };
+    let mut lines: Vec<BuildLine> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..args.jobs).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
+    });
+    lines.sort_by(|one, other| one.name.cmp(&other.name));
+    let failed = lines.iter().any(|line| line.error.is_some());
+    if args.store.json {
+        super::print(&serde_json::to_string_pretty(&lines)?)?;
+    } else {
+        for BuildLine { name, outcome, seconds, error } in &lines {
+            let error = error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+            super::print(&format!("{name}: {outcome} in {seconds:.1} s{error}"))?;
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn build_one(writer: &Writer<'_>, definition: &Definition, force: bool, bars: &MultiProgress) -> BuildLine {
+    let name = definition.name.clone();
+    let bar = bars.add(ProgressBar::new_spinner());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:14} {elapsed:>5}  {wide_msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(name.to_string());
+    bar.enable_steady_tick(Duration::from_millis(200));
+    let started = Instant::now();
+    let built = build(writer, definition, force, &|step| bar.set_message(step.to_owned()));
+    bar.finish_and_clear();
+    let (outcome, error) = match built {
+        Ok(Built::New(_)) => ("built", None),
+        Ok(Built::Unchanged(_)) => ("unchanged", None),
+        Err(error) => ("failed", Some(crate::chain::chain(&error))),
+    };
+    BuildLine { name, outcome, seconds: started.elapsed().as_secs_f64(), error }
+}
+
+#[derive(Serialize)]
+struct TestLine {
+    image: ImageName,
+    test: String,
+    ok: bool,
+    /// What was not as expected.
+    complaint: Option<String>,
+    first_ms: f64,
+    warm_ms: f64,
+    memory_peak_bytes: u64,
+    image_bytes: u64,
+}
+
+fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
+    let definitions = args.which.definitions()?;
+    let config = args.store.config()?;
+    needs::require()?;
+    let store = Store::new(&config.data_dir);
+    let mut here = Here::claim(&config)?;
+    let mut lines = Vec::new();
+    for definition in &definitions {
+        let image = store
+            .image(&definition.name)
+            .with_context(|| format!("build it: faber image build {}", definition.name))?;
+        for test in &definition.tests {
+            lines.push(prove(&mut here, definition, &image, test)?);
+        }
+    }
+    if args.store.json {
+        super::print(&serde_json::to_string_pretty(&lines)?)?;
+    } else {
+        super::print(&table(&lines))?;
+    }
+    Ok(if lines.iter().all(|line| line.ok) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn prove(here: &mut Here<'_>, definition: &Definition, image: &Image, test: &Test) -> anyhow::Result<TestLine> {
+    let mut once = || -> anyhow::Result<(Option<String>, TaskResult)> {
+        let result = TaskResult::from(here.run(test.request(definition))?);
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let told = [text(&result.stderr), text(&result.error)].concat();
+        Ok((test.complaint(result.status, &text(&result.stdout), &told), result))
+    };
+    let (first_complaint, first) = once()?;
+    let (warm_complaint, warm) = once()?;
+    let complaint = first_complaint.or(warm_complaint);
+    let ms = |result: &TaskResult| result.resource_usage.wall_time_ns as f64 / 1e6;
+    Ok(TestLine {
+        image: image.name.clone(),
+        test: test.name.clone(),
+        ok: complaint.is_none(),
+        complaint,
+        first_ms: ms(&first),
+        warm_ms: ms(&warm),
+        memory_peak_bytes: warm.resource_usage.memory_peak_bytes,
+        image_bytes: size(image),
+    })
+}
+
+fn size(image: &Image) -> u64 {
+    match &image.root {
+        Root::Machine(_) => 0,
+        Root::Tree(contents) => contents.size,
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+fn table(lines: &[TestLine]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["image", "test", "", "first run", "warm", "peak memory", "size"]);
+    for line in lines {
+        let TestLine { image, test, ok, first_ms, warm_ms, memory_peak_bytes, image_bytes, complaint } = line;
+        table.add_row([
+            image.to_string(),
+            test.clone(),
+            if *ok { "ok".into() } else { "FAILED".to_owned() },
+            format!("{first_ms:.0} ms"),
+            format!("{warm_ms:.0} ms"),
+            mib(*memory_peak_bytes),
+            mib(*image_bytes),
+        ]);
+        if let Some(complaint) = complaint {
+            table.add_row(["", complaint.chars().take(500).collect::<String>().as_str()]);
+        }
+    }
+    table.to_string()
+}
+
+#[derive(Serialize)]
+struct ListLine<'a> {
+    name: &'a ImageName,
+    description: &'a str,
+    digest: String,
+    size: Size,
+    packages: usize,
+}
+
+fn list(args: &StoreArgs) -> anyhow::Result<ExitCode> {
+    let catalog = Catalog::new(Store::new(&args.config()?.data_dir));
+    let images = catalog.images()?;
+    if args.json {
+        return super::print(&serde_json::to_string_pretty(&images.iter().map(list_line).collect::<Vec<_>>())?);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["name", "digest", "size", "description"]);
+    for image in images.iter() {
+        let size = if matches!(image.root, Root::Tree(_)) { mib(size(image)) } else { "-".into() };
+        table.add_row([image.name.as_str(), &image.digest.hex()[..12], &size, &image.description]);
+    }
+    super::print(&table.to_string())
+}
+
+fn list_line(image: &Image) -> ListLine<'_> {
+    let Image { name, description, digest, root, .. } = image;
+    let packages = match root {
+        Root::Machine(_) => 0,
+        Root::Tree(contents) => contents.packages.len(),
+    };
+    ListLine { name, description, digest: digest.to_string(), size: Size(size(image)), packages }
+}
+
+fn remove(args: &RmArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::new(&args.store.config()?.data_dir);
+    let writer = store.write()?;
+    for name in &args.names {
+        writer.remove(&ImageName::parse(name)?)?;
+    }
+    freed(&writer, args.store.json)
+}
+
+fn collect(args: &StoreArgs) -> anyhow::Result<ExitCode> {
+    let store = Store::new(&args.config()?.data_dir);
+    freed(&store.write()?, args.json)
+}
+
+fn freed(writer: &Writer<'_>, json: bool) -> anyhow::Result<ExitCode> {
+    let bytes = writer.collect()?;
+    let text = if json { format!("{{\"freed_bytes\": {bytes}}}") } else { format!("freed {}", mib(bytes)) };
+    super::print(&text)
+}
