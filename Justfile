@@ -19,6 +19,11 @@ test *arguments:
 bench *arguments:
     scripts/bench {{arguments}}
 
+# Build and test every image
+[group('use')]
+images *arguments:
+    scripts/images {{arguments}}
+
 # Format the code
 [group('develop')]
 format:

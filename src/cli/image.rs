@@ -79,6 +79,9 @@ a warm one. Exit status 1 when one failed.")]
 pub struct TestArgs {
     #[command(flatten)]
     which: Which,
+    /// Print a Markdown table with a line for each image
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -206,7 +209,7 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
     needs::require()?;
     let store = Store::new(&config.data_dir);
     let mut here = Here::claim(&config)?;
-    let mut lines = Vec::new();
+    let (mut lines, mut tested) = (Vec::new(), Vec::new());
     for definition in &definitions {
         let image = store
             .image(&definition.name)
@@ -214,9 +217,12 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
         for test in &definition.tests {
             lines.push(prove(&mut here, definition, &image, test)?);
         }
+        tested.push(image);
     }
     if args.store.json {
         super::print(&serde_json::to_string_pretty(&lines)?)?;
+    } else if args.markdown {
+        super::print(&markdown(&tested, &lines))?;
     } else {
         super::print(&table(&lines))?;
     }
@@ -275,6 +281,28 @@ fn table(lines: &[TestLine]) -> String {
         if let Some(complaint) = complaint {
             table.add_row(["", complaint.chars().take(500).collect::<String>().as_str()]);
         }
+    }
+    table.to_string()
+}
+
+/// A line for each image: the versions of what it is for, and what its tests say together. The first test is hello's.
+fn markdown(images: &[Image], lines: &[TestLine]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(["image", "packages", "size", "tests", "hello, warm", "most memory"]);
+    for image in images {
+        let versions = match &image.root {
+            Root::Machine(_) => Default::default(),
+            Root::Tree(contents) => contents.versions(),
+        };
+        let versions =
+            versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ");
+        let tests: Vec<&TestLine> = lines.iter().filter(|line| line.image == image.name).collect();
+        let passed = tests.iter().filter(|line| line.ok).count();
+        let peak = tests.iter().map(|line| line.memory_peak_bytes).max().unwrap_or(0);
+        let hello = tests.first().map(|line| format!("{:.0} ms", line.warm_ms)).unwrap_or_default();
+        let tests = format!("{passed} of {}", tests.len());
+        table.add_row([image.name.as_str(), &versions, &mib(size(image)), &tests, &hello, &mib(peak)]);
     }
     table.to_string()
 }
