@@ -24,10 +24,10 @@ use super::{MOUNT_POINTS, SKELETON};
 use crate::task::Digest;
 
 /// What a tree is made like. A change here makes every definition another one.
-pub const FORM: &str = "1";
+pub const FORM: &str = "2";
 
 /// Documentation, caches and what only the package manager needs: below these nothing comes in.
-const LEFT_OUT: [&str; 23] = [
+const LEFT_OUT: [&str; 25] = [
     "boot",
     "dev",
     "home",
@@ -39,7 +39,9 @@ const LEFT_OUT: [&str; 23] = [
     "srv",
     "sys",
     "tmp",
-    "var/cache",
+    "var/cache/apt",
+    "var/cache/debconf",
+    "var/cache/man",
     "var/lib/apt",
     "var/lib/dpkg",
     "var/log",
