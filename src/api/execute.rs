@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::future::{self, Either};
 use http_body_util::LengthLimitError;
@@ -109,17 +109,13 @@ pub async fn execute(State(app): State<Arc<App>>, headers: HeaderMap, body: Body
 
 /// The body must be JSON, as it is.
 fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
-    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-    let essence = text(header::CONTENT_TYPE).unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
         return Err(ApiError::NotJson);
     }
-    match headers.contains_key(header::CONTENT_ENCODING) {
-        true if !text(header::CONTENT_ENCODING).is_some_and(|coding| coding.eq_ignore_ascii_case("identity")) => {
-            Err(ApiError::Encoded)
-        }
-        _ => Ok(()),
-    }
+    let plain = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) { Ok(()) } else { Err(ApiError::Encoded) }
 }
 
 async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {

@@ -140,6 +140,7 @@ struct BuildLine {
 
 fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let definitions = args.which.definitions()?;
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "images belong to root: run it as root, with sudo");
     let store = Store::new(&args.store.config()?.data_dir);
     let writer = store.write()?;
     // A Ctrl-C ends mmdebstrap, and what that leaves half-made is then removed here.

@@ -12,6 +12,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, RUN_DIR};
 use crate::needs;
 use crate::runner::wire::Setup;
+use crate::task::ImageName;
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -53,8 +54,10 @@ impl ServeArgs {
 }
 
 pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
-    let config = Loaded::read(args.config.as_deref(), args.flags())?.config;
+    let mut config = Loaded::read(args.config.as_deref(), args.flags())?.config;
     config.check_auth()?;
+    // Front and runners are elsewhere.
+    config.data_dir = std::path::absolute(&config.data_dir)?;
     needs::require()?;
     log::start(&config.log);
     let listener = listen(config.server.listen)?;
@@ -70,17 +73,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn plan(config: Config) -> anyhow::Result<Plan> {
-    let catalog = Catalog::new(Store::new(&config.data_dir));
-    let name = &config.execution.default_image;
-    let known = || -> anyhow::Result<String> {
-        Ok(catalog.images()?.iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", "))
-    };
-    let image = match catalog.image(name) {
-        Err(StoreError::NoImage(_)) => {
-            anyhow::bail!("execution.default_image: there is no image {name}; there is {}", known()?)
-        }
-        other => other?.id(),
-    };
+    let default_image = config.execution.default_image.clone();
+    check_images(&config, &default_image)?;
     if config.auth.open_mode && !config.server.listen.ip().is_loopback() {
         tracing::warn!(listen = %config.server.listen, "open mode: whoever reaches this address may run programs here");
     }
@@ -94,11 +88,31 @@ fn plan(config: Config) -> anyhow::Result<Plan> {
             dir: PathBuf::new(),
             instance: String::new(),
             slot: String::new(),
-            data_dir: std::path::absolute(&config.data_dir)?,
-            image,
+            data_dir: config.data_dir.clone(),
+            default_image,
             max: config.bounds().max,
         },
     })
+}
+
+/// The default image must be there, and the front, which is nobody, must be able to list what there is.
+fn check_images(config: &Config, default_image: &ImageName) -> anyhow::Result<()> {
+    let store = Store::new(&config.data_dir);
+    if let Some(closed) = store.closed_to_others() {
+        anyhow::bail!(
+            "data_dir: the HTTP process, which has no privileges, cannot list the images: chmod o+rx {}",
+            closed.display()
+        );
+    }
+    let catalog = Catalog::new(store);
+    match catalog.image(default_image) {
+        Err(StoreError::NoImage(_)) => {
+            let images = catalog.images()?;
+            let known = images.iter().map(|image| image.name.as_str()).collect::<Vec<_>>().join(", ");
+            anyhow::bail!("execution.default_image: there is no image {default_image}; there is {known}")
+        }
+        other => Ok(other.map(|_| ())?),
+    }
 }
 
 fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

@@ -81,6 +81,16 @@ impl Store {
         self.dir.join("trees")
     }
 
+    /// A directory on the way to the images that not everybody may pass, if there is one.
+    pub fn closed_to_others(&self) -> Option<PathBuf> {
+        const READ_AND_PASS: u32 = 0o005;
+        const PASS: u32 = 0o001;
+        let names = self.names();
+        let needs = |path: &Path| if path.starts_with(&self.dir) { READ_AND_PASS } else { PASS };
+        let closed = |path: &&Path| fs::metadata(path).is_ok_and(|meta| meta.mode() & needs(path) != needs(path));
+        names.ancestors().find(closed).map(Path::to_owned)
+    }
+
     /// All images, by name. One that cannot be read is left out: it is being replaced, or is not Faber's.
     ///
     /// # Errors

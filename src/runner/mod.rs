@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::chain::chain;
 use crate::frame;
-use crate::image::Store;
+use crate::image::{Catalog, Store, StoreError};
 use crate::sandbox::{ContainerError, Created, Ran, Slot, SlotError};
 use crate::task::{ImageId, Limits, Report, Task};
 use wire::{Notice, Order, Setup};
@@ -33,6 +33,8 @@ const STUCK: Duration = Duration::from_secs(60);
 pub enum RunnerError {
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
+    #[error(transparent)]
+    Image(#[from] StoreError),
     #[error(transparent)]
     Slot(#[from] SlotError),
     #[error(transparent)]
@@ -74,9 +76,12 @@ enum Event {
 impl Runner {
     fn claim(setup: &Setup, socket: &UnixStream) -> Result<Self, RunnerError> {
         let foreign = vec![socket.as_raw_fd()];
-        let Setup { run_dir, dir, instance, slot, data_dir, image, max } = setup;
-        let slot = Slot::claim(run_dir, dir, instance, slot, Store::new(data_dir), foreign)?;
-        Ok(Self { slot, image: image.clone(), max: max.clone() })
+        let Setup { run_dir, dir, instance, slot, data_dir, default_image, max } = setup;
+        let store = Store::new(data_dir);
+        // As it is now: it may have been built anew since the keeper started.
+        let image = Catalog::new(store.clone()).image(default_image)?.id();
+        let slot = Slot::claim(run_dir, dir, instance, slot, store, foreign)?;
+        Ok(Self { slot, image, max: max.clone() })
     }
 
     fn serve(&mut self, socket: &mut UnixStream) -> Result<(), RunnerError> {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{ImageId, Limits, Report, Task};
+use crate::task::{ImageName, Limits, Report, Task};
 
 /// What a runner is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ pub struct Setup {
     /// Where the images are.
     pub data_dir: PathBuf,
     /// The image to make a container of before any task is known.
-    pub image: ImageId,
+    pub default_image: ImageName,
     /// No order may ask for more.
     pub max: Limits,
 }

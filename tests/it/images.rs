@@ -172,6 +172,33 @@ fn a_new_build_is_for_new_tasks_and_a_failed_one_changes_nothing() {
 }
 
 #[test]
+fn a_store_that_the_front_cannot_read_is_told_at_the_start() {
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    fs::create_dir_all(dir.path().join("data/images")).unwrap();
+    let serve = || {
+        let mut command = Command::new(FABER);
+        command.args([
+            "serve",
+            "--open-mode",
+            "--listen",
+            "127.0.0.1:0",
+            "--default-image",
+            "none",
+            "--data-dir",
+            "data",
+        ]);
+        text(&command.current_dir(dir.path()).output().unwrap().stderr)
+    };
+    let mode = |mode| fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    mode(0o700);
+    let said = serve();
+    assert!(said.ends_with(&format!("chmod o+rx {}\n", dir.path().display())), "{said}");
+    mode(0o711);
+    let said = serve();
+    assert!(said.ends_with("execution.default_image: there is no image none; there is host\n"), "{said}");
+}
+
+#[test]
 fn what_is_wrong_with_a_definition_is_said_with_its_line() {
     let images = Images::new();
     images.define("bad", "name = \"bad\"\ndescription = \"\"\ncolour = 1\n");
