@@ -41,6 +41,16 @@ fn mounts(pid: i32, instance: &str) -> usize {
     text.lines().filter(|line| line.contains(instance)).count()
 }
 
+/// What there is of the instance below its run directory, as a runner sees it: its own slot, mounted in its namespace.
+fn files(pid: i32, instance: &str) -> usize {
+    fn count(dir: &std::path::Path) -> usize {
+        let Ok(entries) = fs::read_dir(dir) else { return 0 };
+        let below = |path: PathBuf| if path.is_dir() && !path.ends_with("rootfs") { count(&path) } else { 0 };
+        entries.flatten().map(|entry| 1 + below(entry.path())).sum()
+    }
+    count(&PathBuf::from(format!("/proc/{pid}/root/run/faber/{instance}")))
+}
+
 fn signal(pid: i32, signal: Signal) {
     kill(Pid::from_raw(pid), signal).unwrap();
 }
@@ -58,6 +68,8 @@ fn a_thousand_tasks_leave_nothing() {
         let per_runner: Vec<(usize, usize)> =
             runners.iter().map(|pid| (descriptors(*pid), mounts(*pid, server.instance()))).collect();
         (
+            Family::of(server.pid()).len(),
+            runners.iter().map(|pid| files(*pid, server.instance())).collect::<Vec<_>>(),
             groups_of(server.instance()).len(),
             descriptors(server.pid()),
             descriptors(server.processes("front")[0]),

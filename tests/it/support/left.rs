@@ -15,6 +15,10 @@ impl Family {
         Self(members)
     }
 
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
     #[track_caller]
     pub fn assert_gone(&self) {
         eventually("the end of every process", || {
