@@ -13,9 +13,9 @@ use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::App;
 use super::error::{ApiError, ErrorBody};
-use crate::chain::chain;
+use super::{App, images};
+use crate::image::Image;
 use crate::scheduler::{Pending, QueueTimeout, RETRY_AFTER, Saturated};
 use crate::task::{Object, Offer, Outcome, Report, Task, TaskRequest, TaskResult};
 
@@ -156,7 +156,8 @@ fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
 
 /// The tasks that can be run, and for each request in order why it is not among them, if so.
 fn accept(app: &App, requests: Vec<TaskRequest>) -> Result<(Vec<Task>, Vec<Option<String>>), ApiError> {
-    let (offers, default_image) = (offers(app)?, &app.config.execution.default_image);
+    let offers: Vec<Offer> = images::all(app)?.iter().map(Image::offer).collect();
+    let default_image = &app.config.execution.default_image;
     let mut tasks = Vec::new();
     let refusals = requests
         .into_iter()
@@ -169,13 +170,6 @@ fn accept(app: &App, requests: Vec<TaskRequest>) -> Result<(Vec<Task>, Vec<Optio
         })
         .collect();
     Ok((tasks, refusals))
-}
-
-fn offers(app: &App) -> Result<Vec<Offer>, ApiError> {
-    app.catalog.offers().map_err(|error| {
-        tracing::error!(error = chain(&error), "the images cannot be read");
-        ApiError::Internal
-    })
 }
 
 /// One report for each request, in order; or the one error that stands for all.

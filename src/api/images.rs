@@ -79,11 +79,15 @@ pub struct LanguageInfo {
     )
 )]
 pub async fn images(State(app): State<Arc<App>>) -> Result<Json<ImageList>, ApiError> {
-    let images = app.catalog.images().map_err(|error| {
+    Ok(Json(ImageList { images: all(&app)?.iter().map(ImageInfo::from).collect() }))
+}
+
+/// The images as they are now; why they cannot be read is for the operator.
+pub fn all(app: &App) -> Result<Arc<Vec<Image>>, ApiError> {
+    app.catalog.images().map_err(|error| {
         tracing::error!(error = chain(&error), "the images cannot be read");
         ApiError::Internal
-    })?;
-    Ok(Json(ImageList { images: images.iter().map(ImageInfo::from).collect() }))
+    })
 }
 
 impl From<&Image> for ImageInfo {

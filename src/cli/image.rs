@@ -184,8 +184,8 @@ fn build_one(writer: &Writer<'_>, definition: &Definition, force: bool, bars: &M
     let built = build(writer, definition, force, &|step| bar.set_message(step.to_owned()));
     bar.finish_and_clear();
     let (outcome, error) = match built {
-        Ok(Built::New(_)) => ("built", None),
-        Ok(Built::Unchanged(_)) => ("unchanged", None),
+        Ok(Built::New) => ("built", None),
+        Ok(Built::Unchanged) => ("unchanged", None),
         Err(error) => ("failed", Some(crate::chain::chain(&error))),
     };
     BuildLine { name, outcome, seconds: started.elapsed().as_secs_f64(), error }

@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use super::store::Writer;
-use super::{Definition, Image, Root, StoreError};
+use super::{Definition, Root, StoreError};
 
 /// The program that makes root file systems of Debian packages, and the package it is in.
 const PROGRAM: &str = "mmdebstrap";
@@ -27,8 +27,8 @@ pub enum BuildError {
 #[derive(Debug)]
 pub enum Built {
     /// The definition is that of the image that is there.
-    Unchanged(Image),
-    New(Image),
+    Unchanged,
+    New,
 }
 
 /// Builds `definition`, unless that is what is there already. `progress` hears what is being done.
@@ -41,8 +41,8 @@ pub fn build(
     force: bool,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Built, BuildError> {
-    if let Some(image) = writer.image(definition).filter(|_| !force) {
-        return Ok(Built::Unchanged(image));
+    if !force && is_built(writer, definition) {
+        return Ok(Built::Unchanged);
     }
     let mut bootstrap = start(definition)?;
     let (archive, talk) = (bootstrap.stdout.take(), bootstrap.stderr.take());
@@ -56,7 +56,7 @@ pub fn build(
         let _ = bootstrap.wait();
         let said = listener.join().unwrap_or_default();
         match done {
-            Ok(image) => Ok(Built::New(image)),
+            Ok(_) => Ok(Built::New),
             // Its own words say more than the archive that ended early.
             Err(_) if !said.is_empty() => Err(BuildError::Failed(said)),
             Err(error) => Err(error.into()),
@@ -106,6 +106,9 @@ impl<R: Read> Read for Ended<'_, R> {
     }
 }
 
+/// Characters of a line that are worth reading: mmdebstrap's own commands, which name every package, are longer.
+const LINE: usize = 200;
+
 /// Passes on what mmdebstrap says it does; returns what it said last of errors.
 fn listen(talk: impl Read, progress: &(dyn Fn(&str) + Sync)) -> String {
     let mut errors = Vec::new();
@@ -113,16 +116,14 @@ fn listen(talk: impl Read, progress: &(dyn Fn(&str) + Sync)) -> String {
         if let Some(step) = line.strip_prefix("I: ") {
             progress(step);
         } else if line.starts_with("E: ") || line.contains("Unable to locate") || line.contains("error") {
-            errors.push(line);
+            errors.push(line.chars().take(LINE).collect::<String>());
         }
     }
     errors.split_off(errors.len().saturating_sub(5)).join("; ")
 }
 
-impl Writer<'_> {
-    /// The image that is there, if it was built from the same definition.
-    fn image(&self, definition: &Definition) -> Option<Image> {
-        let image = self.store().image(&definition.name).ok()?;
-        matches!(&image.root, Root::Tree(contents) if contents.definition == definition.digest()).then_some(image)
-    }
+/// Whether the image that is there was built from this definition.
+fn is_built(writer: &Writer<'_>, definition: &Definition) -> bool {
+    let image = writer.store().image(&definition.name);
+    image.is_ok_and(|image| matches!(image.root, Root::Tree(contents) if contents.definition == definition.digest()))
 }

@@ -15,6 +15,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::tree::{self, TreeError, Unpacked};
@@ -178,7 +179,9 @@ impl Writer<'_> {
         let rootfs = staged.path().join("rootfs");
         fs::create_dir(&rootfs).map_err(at("create", &rootfs))?;
         let files = self.store.dir.join("files");
-        let Unpacked { digest, size, packages } = tree::unpack(archive, &rootfs, &files, progress)?;
+        let Unpacked { digest: tree, size, packages } = tree::unpack(archive, &rootfs, &files, progress)?;
+        // Two images may have the same files, and the same files another environment: what is told counts too.
+        let digest = Digest::new(Sha256::digest(format!("{tree} {}", definition.digest())).into());
         let asked = definition.packages.iter().map(|package| package.as_str().to_owned()).collect();
         let contents = Contents { definition: definition.digest(), size, asked, packages };
         let image = Image {
@@ -203,11 +206,8 @@ impl Writer<'_> {
     fn place(&self, staged: TempDir, image: &Image) -> Result<()> {
         let tree = self.store.trees().join(image.digest.hex());
         match fs::rename(staged.path(), &tree) {
-            // The same files may have been there under another name or definition: what is told of them is the newest.
-            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-                let (new, old) = (staged.path().join("image.json"), tree.join("image.json"));
-                fs::rename(&new, &old).map_err(at("replace", &old))?;
-            }
+            // The very same image was built before.
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
             done => {
                 done.map_err(at("rename", &tree))?;
                 // It is no temporary directory any more.

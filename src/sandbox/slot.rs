@@ -66,8 +66,8 @@ struct Bundle {
 }
 
 impl Slot {
-    /// Makes the slot `name` of `instance` in the empty directory `dir`, with the images of `store`; `run_dir` is where the machine's uid ranges are
-    /// shared out. Changes the calling process: its mounts, its groups.
+    /// Makes the slot `name` of `instance` in the empty directory `dir`, with the images of `store`; `run_dir` is where the
+    /// machine's uid ranges are shared out. Changes the calling process: its mounts, its groups.
     pub fn claim(
         run_dir: &Path,
         dir: &Path,

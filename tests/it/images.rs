@@ -106,7 +106,18 @@ fn an_image_is_built_proven_used_and_removed() {
     let tested: Value = serde_json::from_slice(&images.faber(&["test", "lua", "--json"]).stdout).unwrap();
     assert!(tested.as_array().unwrap().iter().all(|line| line["ok"] == true), "{tested:#}");
 
+    // The same files under another name, with another environment, are another image.
+    images.define("twin", &LUA.replace("\"lua\"\n", "\"twin\"\n").replace("limits =", "env = { A = \"b\" }\nlimits ="));
+    assert!(images.faber(&["build", "twin"]).status.success());
+    let listed = images.list();
+    assert_eq!([&listed[1]["name"], &listed[2]["name"]], [&json!("lua"), &json!("twin")], "{listed}");
+    assert_ne!(listed[1]["digest"], listed[2]["digest"]);
+
     let server = images.server();
+    let env = |image: &str| {
+        server.run(json!({ "command": "sh", "args": ["-c", "echo $A."], "image": image }))["stdout"].clone()
+    };
+    assert_eq!([env("lua"), env("twin"), env("lua")], [json!(".\n"), json!("b.\n"), json!(".\n")]);
     let result = server.run(lua("print(6 * 7, os.getenv('LANG'))"));
     assert_eq!(result["stdout"], "42\tC.UTF-8\n", "{result}");
     let listed = server.get("/images").json();
@@ -134,7 +145,7 @@ fn an_image_is_built_proven_used_and_removed() {
     let used = images.faber(&["rm", "lua"]);
     assert_eq!((used.status.code(), text(&used.stderr)), (Some(1), "faber: the image lua is in use\n".into()));
     drop(server);
-    let removed = images.faber(&["rm", "lua"]);
+    let removed = images.faber(&["rm", "lua", "twin"]);
     assert!(removed.status.success() && text(&removed.stdout).starts_with("freed "), "{removed:?}");
     assert_eq!(images.list().as_array().unwrap().len(), 1);
     assert_eq!(fs::read_dir(images.data_dir().join("trees")).unwrap().count(), 0);
