@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -41,20 +40,13 @@ impl Images {
         Self { dir: tempfile::tempdir_in("/var/tmp").unwrap() }
     }
 
-    /// With the image `lua`, which takes some seconds to build: the first test that comes here builds it, the others copy.
+    /// With the image `lua`, which takes some seconds to build. Each test builds its own, and removes it: what is shared
+    /// between tests nobody would remove.
     fn with_lua() -> Self {
-        static BUILT: OnceLock<Images> = OnceLock::new();
-        let built = BUILT.get_or_init(|| {
-            let images = Self::new();
-            images.define("lua", LUA);
-            let output = images.faber(&["build", "lua"]);
-            assert!(output.status.success(), "{output:?}");
-            images
-        });
         let images = Self::new();
-        let copied =
-            Command::new("cp").args(["-a", "--", &format!("{}/.", built.path().display())]).arg(images.path()).status();
-        assert!(copied.unwrap().success());
+        images.define("lua", LUA);
+        let output = images.faber(&["build", "lua"]);
+        assert!(output.status.success(), "{output:?}");
         images
     }
 
