@@ -1,6 +1,7 @@
 //! Faber runs untrusted programs for other programs: one fresh OCI container for every task.
 
 pub mod api;
+mod builder;
 mod chain;
 pub mod cli;
 pub mod config;

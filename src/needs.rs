@@ -73,7 +73,8 @@ pub fn check() -> Vec<Need> {
     needs.extend([seccomp(), overlay(), run_dir()]);
     let host = "tasks in the host image see what /usr has";
     needs.extend([program("python3", host), program("bash", host)]);
-    needs.push(program("mmdebstrap", "`faber image build` needs it"));
+    let build = "`faber image build` needs it";
+    needs.extend(["mmdebstrap", "nsenter", "setpriv", "unshare", "tar"].map(|name| program(name, build)));
     needs
 }
 

@@ -12,9 +12,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use nix::sys::signal::{SigSet, Signal};
 use serde::Serialize;
 
+use super::inspect::{self, InspectArgs};
 use super::run::Here;
 use crate::config::{Config, Loaded, Size};
-use crate::image::{Built, Catalog, Definition, Image, Root, Store, Test, Writer, build};
+use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Writer, build};
 use crate::needs;
 use crate::task::{ImageName, TaskResult};
 
@@ -26,6 +27,8 @@ pub enum ImageCommand {
     Test(TestArgs),
     /// List the images that tasks can name
     List(ListArgs),
+    /// Tell all of one image, or print its bill of materials
+    Inspect(InspectArgs),
     /// Take away the names of images, unless they are in use
     Rm(RmArgs),
     /// Remove files that belong to no image any more
@@ -39,7 +42,7 @@ pub struct StoreArgs {
     config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -58,7 +61,10 @@ struct Which {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs mmdebstrap. A definition that has not changed builds nothing; a build
-that fails leaves the image that was there. Exit status 1 when one failed.")]
+that fails leaves the image that was there. Each build leaves image.lock beside
+its definition, with the version and digest of every package it took: as long
+as that is there, the same versions are taken again. Exit status 1 when one
+failed.")]
 pub struct BuildArgs {
     #[command(flatten)]
     which: Which,
@@ -68,6 +74,9 @@ pub struct BuildArgs {
     /// Build what has not changed too
     #[arg(long)]
     force: bool,
+    /// Take the newest versions of all packages, and renew the locks
+    #[arg(long)]
+    update: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -101,7 +110,7 @@ pub struct RmArgs {
 }
 
 impl StoreArgs {
-    fn config(&self) -> anyhow::Result<Config> {
+    pub fn config(&self) -> anyhow::Result<Config> {
         Ok(Loaded::read(self.config.as_deref(), Vec::new())?.config)
     }
 }
@@ -124,6 +133,7 @@ pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
         ImageCommand::Build(args) => build_all(&args),
         ImageCommand::Test(args) => test_all(&args),
         ImageCommand::List(args) => list(&args.store),
+        ImageCommand::Inspect(args) => inspect::run(&args),
         ImageCommand::Rm(args) => remove(&args),
         ImageCommand::Gc(args) => collect(&args),
     }
@@ -143,7 +153,8 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "images belong to root: run it as root, with sudo");
     let store = Store::new(&args.store.config()?.data_dir);
     let writer = store.write()?;
-    // A Ctrl-C ends mmdebstrap, and what that leaves half-made is then removed here.
+    let choice = Choice { force: args.force || args.update, update: args.update };
+    // A Ctrl-C ends the builders, and what they leave half-made is then removed here.
     [Signal::SIGINT].into_iter().collect::<SigSet>().thread_block()?;
     let bars = MultiProgress::new();
     let queue = Mutex::new(definitions.iter());
@@ -152,7 +163,7 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         loop {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
             let Some(definition) = next else { return lines };
-            lines.push(build_one(&writer, definition, args.force, &bars));
+            lines.push(build_one(&writer, definition, choice, &bars));
         }
     };
     let mut lines: Vec<BuildLine> = std::thread::scope(|scope| {
@@ -172,7 +183,7 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn build_one(writer: &Writer<'_>, definition: &Definition, force: bool, bars: &MultiProgress) -> BuildLine {
+fn build_one(writer: &Writer<'_>, definition: &Definition, choice: Choice, bars: &MultiProgress) -> BuildLine {
     let name = definition.name.clone();
     let bar = bars.add(ProgressBar::new_spinner());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:14} {elapsed:>5}  {wide_msg}") {
@@ -181,7 +192,7 @@ fn build_one(writer: &Writer<'_>, definition: &Definition, force: bool, bars: &M
     bar.set_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     let started = Instant::now();
-    let built = build(writer, definition, force, &|step| bar.set_message(step.to_owned()));
+    let built = build(writer, definition, choice, &|step| bar.set_message(step.to_owned()));
     bar.finish_and_clear();
     let (outcome, error) = match built {
         Ok(Built::New) => ("built", None),
@@ -260,7 +271,7 @@ fn size(image: &Image) -> u64 {
     }
 }
 
-fn mib(bytes: u64) -> String {
+pub fn mib(bytes: u64) -> String {
     format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 

@@ -1,9 +1,11 @@
 //! The command line: one file a subcommand. Here alone errors are gathered with their context and shown.
 
+mod builder;
 mod config;
 mod doctor;
 mod front;
 mod image;
+mod inspect;
 mod key;
 mod log;
 mod openapi;
@@ -53,6 +55,9 @@ enum Command {
     /// The process of one slot; started by serve
     #[command(hide = true)]
     Runner,
+    /// The process that makes one image; started by image build
+    #[command(hide = true)]
+    Builder,
 }
 
 /// Does what the command line says. What fails is told in one line, with its causes.
@@ -69,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Key(command) => key::run(&command),
         Command::Front => front::run(),
         Command::Runner => runner::run(),
+        Command::Builder => builder::run(),
     };
     done.unwrap_or_else(|error| {
         eprintln!("faber: {error:#}");

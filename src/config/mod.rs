@@ -270,7 +270,7 @@ impl From<KeyHash> for String {
 }
 
 /// Bytes of RAM (sysinfo(2)).
-fn machine_memory() -> u64 {
+pub fn machine_memory() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the field's width differs between architectures")]
     let total = u64::from(info.totalram);

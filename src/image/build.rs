@@ -1,25 +1,27 @@
-//! Building: from a definition to a tree in the store, by `mmdebstrap` from Debian's packages.
+//! Building: from a definition to a tree in the store. A process of its own does it (`faber builder`): it becomes what it
+//! must be for that, and everything it started ends with it.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
-use super::store::Writer;
-use super::{Definition, Root, StoreError};
+use sha2::{Digest as _, Sha256};
 
-/// The program that makes root file systems of Debian packages, and the package it is in.
-const PROGRAM: &str = "mmdebstrap";
-/// Every file that a build makes has this time: 2025-01-01. What packages bring keeps its own, if it is older.
-const EPOCH: &str = "1735689600";
+use super::definition::Base;
+use super::lock::{Lock, LockError};
+use super::order::{Event, Order, Start};
+use super::store::{Told, Writer};
+use super::{Contents, Definition, InUse, Root, StoreError};
+use crate::task::Digest;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("{PROGRAM} is missing: apt-get install {PROGRAM}")]
-    NoProgram,
-    #[error("start {PROGRAM}")]
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("start the builder")]
     Start(#[source] io::Error),
-    #[error("{PROGRAM} failed: {0}")]
+    #[error("{0}")]
     Failed(String),
 }
 
@@ -31,99 +33,159 @@ pub enum Built {
     New,
 }
 
+/// How to build.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Choice {
+    /// Build what has not changed too.
+    pub force: bool,
+    /// Take the newest versions, whatever the lock has.
+    pub update: bool,
+}
+
 /// Builds `definition`, unless that is what is there already. `progress` hears what is being done.
 ///
 /// # Errors
-/// The old image stays as it is, whatever fails.
+/// The old image and the old lock stay as they are, whatever fails.
 pub fn build(
     writer: &Writer<'_>,
     definition: &Definition,
-    force: bool,
+    choice: Choice,
     progress: &(dyn Fn(&str) + Sync),
 ) -> Result<Built, BuildError> {
-    if !force && is_built(writer, definition) {
+    let base = match &definition.base {
+        Base::Image(name) => Some(writer.store().hold(&writer.store().image(name)?.digest)?),
+        Base::Debian(_) | Base::Scratch => None,
+    };
+    let pins = if choice.update { None } else { Lock::read(&definition.directory)? };
+    let recipe = |lock: &Lock| recipe(definition, base.as_ref(), lock);
+    if !choice.force && pins.as_ref().is_some_and(|lock| is_built(writer, definition, &recipe(lock))) {
         return Ok(Built::Unchanged);
     }
-    let mut bootstrap = start(definition)?;
-    let (archive, talk) = (bootstrap.stdout.take(), bootstrap.stderr.take());
-    let (Some(archive), Some(talk)) = (archive, talk) else { return Err(BuildError::NoProgram) };
-    std::thread::scope(|scope| {
+    let staging = writer.stage()?;
+    let root = staging.path().join("root");
+    std::fs::create_dir(&root).map_err(BuildError::Start)?;
+    let mut builder = start(&order(definition, base.as_ref(), root, pins.clone()))?;
+    let (Some(archive), Some(talk)) = (builder.stdout.take(), builder.stderr.take()) else {
+        return Err(BuildError::Start(io::ErrorKind::BrokenPipe.into()));
+    };
+    let (unpacked, heard) = std::thread::scope(|scope| {
         let listener = scope.spawn(|| listen(talk, progress));
-        let done = writer.put(definition, Ended { archive, bootstrap: &mut bootstrap }, &|bytes| {
+        let unpacked = writer.unpack(Ended { archive, builder: &mut builder }, &|bytes| {
             progress(&format!("unpacking, {} MiB", bytes >> 20));
         });
-        let _ = bootstrap.kill();
-        let _ = bootstrap.wait();
-        let said = listener.join().unwrap_or_default();
-        match done {
-            Ok(_) => Ok(Built::New),
-            // Its own words say more than the archive that ended early.
-            Err(_) if !said.is_empty() => Err(BuildError::Failed(said)),
-            Err(error) => Err(error.into()),
-        }
-    })
-}
-
-fn start(definition: &Definition) -> Result<Child, BuildError> {
-    let mut command = Command::new(PROGRAM);
-    command.args(["--variant=essential", "--format=tar", "--aptopt=Acquire::Retries \"3\""]);
-    let packages: Vec<&str> = definition.packages.iter().map(super::definition::Package::as_str).collect();
-    if !packages.is_empty() {
-        command.arg(format!("--include={}", packages.join(",")));
+        let _ = builder.kill();
+        let _ = builder.wait();
+        (unpacked, listener.join().unwrap_or_default())
+    });
+    let unpacked = match (unpacked, heard.failed) {
+        // Its own words say more than the archive that ended early.
+        (_, Some(failed)) => return Err(BuildError::Failed(failed)),
+        (unpacked, None) => unpacked?,
+    };
+    let lock = heard.took.unwrap_or_default();
+    let packages = definition.packages.iter().map(|package| package.as_str().to_owned());
+    let contents = Contents {
+        definition: recipe(&lock),
+        size: unpacked.size(),
+        asked: packages.collect(),
+        packages: unpacked.packages().clone(),
+    };
+    if pins.as_ref() != Some(&lock) {
+        lock.write(&definition.directory)?;
     }
-    // The text of a step is a definition's, which is the operator's own; the hook passes it on as one argument.
-    for step in &definition.run {
-        command.arg(format!("--customize-hook=unshare --net -- chroot \"$1\" sh -ec {}", quoted(step)));
+    writer.place(unpacked, told(definition, contents), &lock)?;
+    Ok(Built::New)
+}
+
+fn told(definition: &Definition, contents: Contents) -> Told {
+    Told {
+        name: definition.name.clone(),
+        description: definition.description.clone(),
+        path: definition.path.clone(),
+        env: definition.env(),
+        limits: definition.limits(),
+        language: definition.language.clone(),
+        // Two images may have the same files, and the same files another environment: what is told counts too.
+        of: definition.digest(),
+        contents,
     }
-    command.args([definition.base.as_str(), "-"]);
-    command.env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C.UTF-8");
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.spawn().map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => BuildError::NoProgram,
-        _ => BuildError::Start(error),
-    })
 }
 
-/// One word for the shell that mmdebstrap gives its hooks to.
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', r"'\''"))
+/// Over everything that an image is made of.
+fn recipe(definition: &Definition, base: Option<&InUse>, lock: &Lock) -> Digest {
+    let base = base.map(|base| base.image.digest.to_string()).unwrap_or_default();
+    Digest::new(Sha256::digest(format!("{} {base} {}", definition.digest(), lock.digest())).into())
 }
 
-/// The archive of a program that also has to end well: an archive that it gave up half-way is none.
+fn order(definition: &Definition, base: Option<&InUse>, root: std::path::PathBuf, pins: Option<Lock>) -> Order {
+    let start = match (&definition.base, base) {
+        (Base::Debian(suite), _) => Start::Debian { suite: suite.clone(), packages: definition.packages.clone() },
+        (_, Some(base)) => Start::Tree(base.rootfs.clone()),
+        (_, None) => Start::Scratch,
+    };
+    Order {
+        root,
+        start,
+        pip: definition.pip.clone(),
+        npm: definition.npm.clone(),
+        cargo: definition.cargo.clone(),
+        copied: definition.copied.clone(),
+        run: definition.run.clone(),
+        path: definition.path.clone(),
+        env: definition.env(),
+        pins,
+    }
+}
+
+fn start(order: &Order) -> Result<Child, BuildError> {
+    let mut command = Command::new("/proc/self/exe");
+    command.arg("builder").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut builder = command.spawn().map_err(BuildError::Start)?;
+    let text = serde_json::to_vec(order).map_err(|error| BuildError::Start(error.into()))?;
+    // What it does not take shows in what it says.
+    let _ = builder.stdin.take().map(|mut stdin| stdin.write_all(&text));
+    Ok(builder)
+}
+
+/// The archive of a builder that also has to end well: an archive that it gave up half-way is none.
 struct Ended<'a, R> {
     archive: R,
-    bootstrap: &'a mut Child,
+    builder: &'a mut Child,
 }
 
 impl<R: Read> Read for Ended<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.archive.read(buffer)? {
             0 if buffer.is_empty() => Ok(0),
-            0 if self.bootstrap.wait()?.success() => Ok(0),
-            0 => Err(io::Error::other("it ended early")),
+            0 if self.builder.wait()?.success() => Ok(0),
+            0 => Err(io::Error::other("the builder ended early")),
             length => Ok(length),
         }
     }
 }
 
-/// Characters of a line that are worth reading: mmdebstrap's own commands, which name every package, are longer.
-const LINE: usize = 200;
-
-/// Passes on what mmdebstrap says it does; returns what it said last of errors.
-fn listen(talk: impl Read, progress: &(dyn Fn(&str) + Sync)) -> String {
-    let mut errors = Vec::new();
-    for line in BufReader::new(talk).lines().map_while(Result::ok) {
-        if let Some(step) = line.strip_prefix("I: ") {
-            progress(step);
-        } else if line.starts_with("E: ") || line.contains("Unable to locate") || line.contains("error") {
-            errors.push(line.chars().take(LINE).collect::<String>());
-        }
-    }
-    errors.split_off(errors.len().saturating_sub(5)).join("; ")
+#[derive(Default)]
+struct Heard {
+    took: Option<Lock>,
+    failed: Option<String>,
 }
 
-/// Whether the image that is there was built from this definition.
-fn is_built(writer: &Writer<'_>, definition: &Definition) -> bool {
+/// Passes on what the builder says it does. What is no event of its is the last words of one that broke down.
+fn listen(talk: impl Read, progress: &(dyn Fn(&str) + Sync)) -> Heard {
+    let mut heard = Heard::default();
+    for line in BufReader::new(talk).lines().map_while(Result::ok) {
+        match serde_json::from_str(&line) {
+            Ok(Event::Doing(step)) => progress(&step),
+            Ok(Event::Took(lock)) => heard.took = Some(*lock),
+            Ok(Event::Failed(reason)) => heard.failed = Some(reason),
+            Err(_) => heard.failed = Some(heard.failed.unwrap_or(line)),
+        }
+    }
+    heard
+}
+
+/// Whether the image that is there was built by this recipe.
+fn is_built(writer: &Writer<'_>, definition: &Definition, recipe: &Digest) -> bool {
     let image = writer.store().image(&definition.name);
-    image.is_ok_and(|image| matches!(image.root, Root::Tree(contents) if contents.definition == definition.digest()))
+    image.is_ok_and(|image| matches!(image.root, Root::Tree(contents) if contents.definition == *recipe))
 }

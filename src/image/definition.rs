@@ -5,40 +5,82 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::copy::{self, CopiedFile, Copy};
+use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 use super::{Language, PATH};
 use crate::config::{Size, Span};
 use crate::task::{Digest, ImageName, ResourceLimits, Status, TaskRequest};
 
 /// The file in an image's directory.
 pub const FILE: &str = "image.toml";
+/// Definitions that extend each other: longer chains are a mistake, most likely a circle.
+const FAMILY: usize = 8;
 
 /// A definition, as it is written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Definition {
-    pub name: ImageName,
-    pub description: String,
-    /// A Debian suite.
-    #[serde(default = "trixie")]
-    pub base: Suite,
-    /// Debian packages; what they need comes with them, what they only recommend does not.
+struct Written {
+    name: ImageName,
+    description: String,
+    extends: Option<ImageName>,
+    base: Option<Base>,
     #[serde(default)]
-    pub packages: Vec<Package>,
-    /// Command lines for `sh -c`, run as root in the finished root file system, without network.
+    packages: Vec<Package>,
     #[serde(default)]
-    pub run: Vec<String>,
-    #[serde(default = "path")]
-    pub path: String,
+    pip: Vec<PipRequirement>,
+    #[serde(default)]
+    npm: Vec<NpmPackage>,
+    #[serde(default)]
+    cargo: BTreeMap<CrateName, Crate>,
+    #[serde(default)]
+    copy: Vec<Copy>,
+    #[serde(default)]
+    run: Vec<String>,
+    path: Option<String>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
     limits: LimitDefaults,
-    pub language: Option<Language>,
+    language: Option<Language>,
     #[serde(default, rename = "test")]
+    tests: Vec<Test>,
+}
+
+/// What an image is to be, with what it took from the definition it extends.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    pub name: ImageName,
+    pub description: String,
+    /// The directory it was read from.
+    pub directory: PathBuf,
+    pub base: Base,
+    /// Debian packages; what they need comes with them, what they only recommend does not.
+    pub packages: Vec<Package>,
+    pub pip: Vec<PipRequirement>,
+    pub npm: Vec<NpmPackage>,
+    pub cargo: BTreeMap<CrateName, Crate>,
+    pub copied: Vec<CopiedFile>,
+    /// Command lines for `sh -c`, run as root in the root file system.
+    pub run: Vec<String>,
+    pub path: String,
+    env: BTreeMap<String, String>,
+    limits: LimitDefaults,
+    pub language: Option<Language>,
     pub tests: Vec<Test>,
+}
+
+/// What an image starts from: `trixie`, `scratch` or `image:NAME`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Base {
+    Debian(Suite),
+    /// Nothing at all.
+    Scratch,
+    /// Another image, as it is in the store.
+    Image(ImageName),
 }
 
 /// What tasks get in place of the server's defaults.
@@ -72,16 +114,6 @@ pub struct Test {
     stderr_contains: Option<String>,
 }
 
-/// The name of a Debian suite, such as `trixie`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Suite(String);
-
-/// The name of a Debian package (Debian Policy 5.6.1): it cannot be taken for an option.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Package(String);
-
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
     #[error("there is no image definition {path}")]
@@ -101,15 +133,32 @@ impl Definition {
     /// # Errors
     /// With the file, and where it is not TOML or not a definition the line.
     pub fn read(directory: &Path) -> Result<Self, DefinitionError> {
+        Self::read_in_family(directory, 0)
+    }
+
+    fn read_in_family(directory: &Path, depth: usize) -> Result<Self, DefinitionError> {
         let path = directory.join(FILE);
         let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => DefinitionError::Missing { path: path.clone() },
             _ => DefinitionError::Read { path: path.clone(), source },
         })?;
-        let definition: Self = toml::from_str(&text)
+        let written: Written = toml::from_str(&text)
             .map_err(|source| DefinitionError::Toml { path: path.clone(), source: Box::new(source) })?;
-        match definition.mistake(directory) {
-            Some(reason) => Err(DefinitionError::Refused { path, reason }),
+        let refused = |reason| DefinitionError::Refused { path: path.clone(), reason };
+        if directory.file_name().is_some_and(|directory| directory != written.name.as_str()) {
+            return Err(refused(format!("the image {} is in a directory of another name", written.name)));
+        }
+        let parent = match &written.extends {
+            Some(_) if depth == FAMILY => {
+                return Err(refused(format!("more than {FAMILY} definitions extend each other: is it a circle?")));
+            }
+            Some(name) => Some(Self::read_in_family(&directory.with_file_name(name.as_str()), depth + 1)?),
+            None => None,
+        };
+        let copied = copy::find(directory, &written.copy).map_err(refused)?;
+        let definition = written.complete(directory, copied, parent).map_err(refused)?;
+        match definition.mistake() {
+            Some(reason) => Err(refused(reason)),
             None => Ok(definition),
         }
     }
@@ -132,13 +181,15 @@ impl Definition {
     }
 
     /// What the parts for themselves cannot show.
-    fn mistake(&self, directory: &Path) -> Option<String> {
-        let name = self.name.as_str();
-        if name == "host" {
+    fn mistake(&self) -> Option<String> {
+        if self.name.as_str() == "host" {
             return Some("host is the name of the image that is built in".into());
         }
-        if directory.file_name().is_some_and(|directory| directory != name) {
-            return Some(format!("the image {name} is in a directory of another name"));
+        if !matches!(self.base, Base::Debian(_)) && !self.packages.is_empty() {
+            return Some(format!(
+                "packages are Debian's, and its base is {}: install what it needs in a run step",
+                String::from(self.base.clone())
+            ));
         }
         if self.language.as_ref().is_some_and(|language| language.run.is_empty()) {
             return Some("language.run is empty".into());
@@ -153,10 +204,13 @@ impl Definition {
 
     /// Over everything that decides what is built. Tests do not.
     pub fn digest(&self) -> Digest {
-        let Self { name, description, base, packages, run, path, env, limits, language, tests: _ } = self;
-        let parts =
-            format!("{name} {description:?} {base:?} {packages:?} {run:?} {path:?} {env:?} {limits:?} {language:?}");
-        Digest::new(Sha256::digest(format!("{} {parts}", super::tree::FORM)).into())
+        let Self {
+            name, description, base, packages, pip, npm, cargo, copied, run, path, env, limits, language, ..
+        } = self;
+        let copied: Vec<_> = copied.iter().map(|file| (&file.to, file.mode, &file.digest)).collect();
+        let sources = format!("{base:?} {packages:?} {pip:?} {npm:?} {cargo:?} {copied:?} {run:?}");
+        let told = format!("{name} {description:?} {path:?} {env:?} {limits:?} {language:?}");
+        Digest::new(Sha256::digest(format!("{} {sources} {told}", super::tree::FORM)).into())
     }
 
     /// What tasks find in their environment: text is UTF-8 unless the definition says something else.
@@ -175,6 +229,97 @@ impl Definition {
             max_processes: *processes,
             max_file_descriptors: *file_descriptors,
             max_output_size: output.map(|size| size.0),
+        }
+    }
+}
+
+impl Written {
+    /// With what the definition it extends has: lists go on, what is there once is taken where it is missing here.
+    fn complete(
+        self,
+        directory: &Path,
+        copied: Vec<CopiedFile>,
+        parent: Option<Definition>,
+    ) -> Result<Definition, String> {
+        let Self { name, description, extends: _, base, packages, pip, npm, cargo, copy: _, run, path, env, .. } = self;
+        let own = Definition {
+            name,
+            description,
+            directory: directory.to_owned(),
+            base: Base::Debian(Suite::trixie()),
+            packages,
+            pip,
+            npm,
+            cargo,
+            copied,
+            run,
+            path: path.clone().unwrap_or_else(|| PATH.into()),
+            env,
+            limits: self.limits,
+            language: self.language,
+            tests: self.tests,
+        };
+        let Some(parent) = parent else { return Ok(Definition { base: base.unwrap_or(own.base), ..own }) };
+        if base.is_some() {
+            return Err("it extends another image, and has the base of that one".into());
+        }
+        fn joined<T: PartialEq>(mut first: Vec<T>, then: Vec<T>) -> Vec<T> {
+            for item in then {
+                if !first.contains(&item) {
+                    first.push(item);
+                }
+            }
+            first
+        }
+        Ok(Definition {
+            base: parent.base,
+            packages: joined(parent.packages, own.packages),
+            pip: joined(parent.pip, own.pip),
+            npm: joined(parent.npm, own.npm),
+            cargo: parent.cargo.into_iter().chain(own.cargo).collect(),
+            copied: joined(parent.copied, own.copied),
+            run: joined(parent.run, own.run),
+            path: path.unwrap_or(parent.path),
+            env: parent.env.into_iter().chain(own.env).collect(),
+            limits: own.limits.or(parent.limits),
+            language: own.language.or(parent.language),
+            ..own
+        })
+    }
+}
+
+impl LimitDefaults {
+    fn or(self, other: Self) -> Self {
+        Self {
+            memory: self.memory.or(other.memory),
+            cpu_time: self.cpu_time.or(other.cpu_time),
+            wall_time: self.wall_time.or(other.wall_time),
+            processes: self.processes.or(other.processes),
+            file_descriptors: self.file_descriptors.or(other.file_descriptors),
+            output: self.output.or(other.output),
+        }
+    }
+}
+
+impl TryFrom<String> for Base {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "scratch" {
+            return Ok(Self::Scratch);
+        }
+        match text.strip_prefix("image:") {
+            Some(name) => ImageName::parse(name).map(Self::Image).map_err(|refusal| refusal.to_string()),
+            None => Suite::try_from(text).map(Self::Debian).map_err(str::to_owned),
+        }
+    }
+}
+
+impl From<Base> for String {
+    fn from(base: Base) -> Self {
+        match base {
+            Base::Debian(suite) => suite.as_str().to_owned(),
+            Base::Scratch => "scratch".to_owned(),
+            Base::Image(name) => format!("image:{name}"),
         }
     }
 }
@@ -225,51 +370,8 @@ impl Language {
     }
 }
 
-fn trixie() -> Suite {
-    Suite("trixie".into())
-}
-
-fn path() -> String {
-    PATH.into()
-}
-
 fn success() -> Status {
     Status::Success
-}
-
-impl Suite {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl Package {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-fn is_plain(text: &str, also: &[char]) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.starts_with(plain) && text.len() <= 100 && text.chars().all(|c| plain(c) || also.contains(&c))
-}
-
-impl TryFrom<String> for Suite {
-    type Error = &'static str;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        if is_plain(&name, &['-']) {
-            Ok(Self(name))
-        } else {
-            Err("expected the name of a Debian suite, such as trixie")
-        }
-    }
-}
-
-impl TryFrom<String> for Package {
-    type Error = &'static str;
-    fn try_from(name: String) -> Result<Self, Self::Error> {
-        if is_plain(&name, &['+', '-', '.']) { Ok(Self(name)) } else { Err("expected the name of a Debian package") }
-    }
 }
 
 #[cfg(test)]
@@ -292,6 +394,15 @@ mod tests {
         refused(&format!("{start}colour = 1"), "x/image.toml: TOML parse error at line 3");
         refused(&format!("{start}packages = ['--help']"), "expected the name of a Debian package");
         refused(&format!("{start}base = '../x'"), "expected the name of a Debian suite");
+        refused(&format!("{start}base = 'image:X'"), "is not a name");
+        refused(&format!("{start}base = 'scratch'\npackages = ['a']"), "its base is scratch");
+        refused(&format!("{start}extends = 'y'"), "there is no image definition");
+        refused(&format!("{start}extends = 'x'"), "is it a circle?");
+        refused(&format!("{start}pip = ['-r x']"), "expected a Python package");
+        refused(&format!("{start}npm = ['--x']"), "expected an npm package");
+        refused(&format!("{start}cargo = {{ '../x' = '1' }}"), "expected the name of a crate");
+        refused(&format!("{start}copy = [{{ from = '../x', to = '/x' }}]"), "leads out of");
+        refused(&format!("{start}copy = [{{ from = 'none', to = '/x' }}]"), "x/none");
         refused("name = 'y'\ndescription = ''", "another name");
         refused(&format!("{start}[[test]]\nname = 'a'"), "needs either code or command");
         refused(&format!("{start}[[test]]\nname = 'a'\ncode = ''"), "no [language]");

@@ -8,7 +8,12 @@
 
 mod build;
 mod catalog;
+mod copy;
 mod definition;
+mod lock;
+mod order;
+mod package;
+mod sbom;
 mod store;
 mod tree;
 
@@ -17,9 +22,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use build::{BuildError, Built, build};
+pub use build::{BuildError, Built, Choice, build};
 pub use catalog::Catalog;
+pub use copy::CopiedFile;
 pub use definition::{Definition, DefinitionError, Test};
+pub use lock::{Lock, LockError, Locked, architecture, departure};
+pub use order::{EPOCH, Event, Order, Start};
+pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
+pub use sbom::{SbomError, sbom};
 pub use store::{InUse, Store, StoreError, Writer};
 
 use crate::task::{Digest, ImageId, ImageName, Offer, ResourceLimits};
@@ -80,7 +90,7 @@ pub struct Machine {
 /// A tree in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    /// The definition it was built from, as a digest: built again, it would be the same.
+    /// The definition it was built from, with its base and its lock, as a digest: built again, it would be the same.
     pub definition: Digest,
     /// Bytes of its files, shared ones included.
     pub size: u64,

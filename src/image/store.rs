@@ -4,12 +4,14 @@
 //! <data dir>/images/NAME            -> ../trees/<digest>     a name, swapped in one rename
 //! <data dir>/trees/<digest>/rootfs                           the files, hard links into files/
 //! <data dir>/trees/<digest>/image.json                       what is told of it
+//! <data dir>/trees/<digest>/image.lock                       what it was made of
 //! <data dir>/files/xx/…                                      each file once, by content and attributes
 //! <data dir>/staging/…                                       what is being made; of no value
 //! ```
 //! A tree never changes once it has its name: a new build is a new tree. Who uses one holds a shared flock(2) on its
 //! directory, which whoever removes it takes alone.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
@@ -19,10 +21,10 @@ use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use super::tree::{self, TreeError, Unpacked};
-use super::{Definition, Image, Root};
-use crate::image::Contents;
-use crate::task::{Digest, ImageName};
+use super::{Contents, Image, Language, Lock, LockError, Root};
+use crate::task::{Digest, ImageName, ResourceLimits};
 
+const IMAGE_JSON: &str = "image.json";
 /// What is told of an image is small.
 const IMAGE_JSON_BYTES: u64 = 4 << 20;
 
@@ -40,6 +42,8 @@ pub enum StoreError {
     Busy(PathBuf),
     #[error(transparent)]
     Tree(#[from] TreeError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
 }
 
 type Result<T> = std::result::Result<T, StoreError>;
@@ -59,6 +63,37 @@ pub struct InUse {
     pub image: Image,
     pub rootfs: PathBuf,
     _lock: File,
+}
+
+/// A tree that has no place yet.
+pub struct Staged {
+    directory: TempDir,
+    unpacked: Unpacked,
+}
+
+/// What is told of an image: all that its files do not say.
+pub struct Told {
+    pub name: ImageName,
+    pub description: String,
+    pub path: String,
+    pub env: BTreeMap<String, String>,
+    pub limits: ResourceLimits,
+    pub language: Option<Language>,
+    /// A digest over all of this.
+    pub of: Digest,
+    pub contents: Contents,
+}
+
+impl Staged {
+    /// Bytes of its files.
+    pub fn size(&self) -> u64 {
+        self.unpacked.size
+    }
+
+    /// Each Debian package with its version.
+    pub fn packages(&self) -> &BTreeMap<String, String> {
+        &self.unpacked.packages
+    }
 }
 
 /// The right to change what is in the store; one at a time.
@@ -119,6 +154,14 @@ impl Store {
         read_image(&path)
     }
 
+    /// What the image with this digest was made of.
+    ///
+    /// # Errors
+    /// When its lock cannot be read.
+    pub fn lock(&self, digest: &Digest) -> Result<Lock> {
+        Ok(Lock::read(&self.trees().join(digest.hex()))?.unwrap_or_default())
+    }
+
     /// The tree with this digest, held.
     ///
     /// # Errors
@@ -170,40 +213,41 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Makes an image of an archive, and gives it its name. Until then the old one stands; if anything fails, it stays.
-    pub fn put(&self, definition: &Definition, archive: impl io::Read, progress: &dyn Fn(u64)) -> Result<Image> {
+    /// A directory for what is being made; removed when dropped.
+    pub fn stage(&self) -> Result<TempDir> {
         let staging = self.store.dir.join("staging");
         let staged = TempDir::new_in(&staging).map_err(at("create a directory in", &staging))?;
         fs::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(at("set the mode of", staged.path()))?;
-        let rootfs = staged.path().join("rootfs");
+        Ok(staged)
+    }
+
+    /// Makes a tree of an archive, which is no image yet.
+    pub fn unpack(&self, archive: impl io::Read, progress: &dyn Fn(u64)) -> Result<Staged> {
+        let directory = self.stage()?;
+        let rootfs = directory.path().join("rootfs");
         fs::create_dir(&rootfs).map_err(at("create", &rootfs))?;
-        let files = self.store.dir.join("files");
-        let Unpacked { digest: tree, size, packages } = tree::unpack(archive, &rootfs, &files, progress)?;
-        // Two images may have the same files, and the same files another environment: what is told counts too.
-        let digest = Digest::new(Sha256::digest(format!("{tree} {}", definition.digest())).into());
-        let asked = definition.packages.iter().map(|package| package.as_str().to_owned()).collect();
-        let contents = Contents { definition: definition.digest(), size, asked, packages };
-        let image = Image {
-            name: definition.name.clone(),
-            digest,
-            description: definition.description.clone(),
-            path: definition.path.clone(),
-            env: definition.env(),
-            limits: definition.limits(),
-            language: definition.language.clone(),
-            root: Root::Tree(contents),
-        };
-        let json = staged.path().join("image.json");
+        let unpacked = tree::unpack(archive, &rootfs, &self.store.dir.join("files"), progress)?;
+        Ok(Staged { directory, unpacked })
+    }
+
+    /// Makes an image of a tree, and gives it its name. Until then the old one stands; if anything fails, it stays.
+    pub fn place(&self, staged: Staged, told: Told, lock: &Lock) -> Result<Image> {
+        let Staged { directory, unpacked } = staged;
+        let Told { name, description, path, env, limits, language, of, contents } = told;
+        let digest = Digest::new(Sha256::digest(format!("{} {of}", unpacked.digest)).into());
+        let image = Image { name, digest, description, path, env, limits, language, root: Root::Tree(contents) };
+        let json = directory.path().join(IMAGE_JSON);
         let text =
             serde_json::to_vec_pretty(&image).map_err(|source| StoreError::Json { path: json.clone(), source })?;
         fs::write(&json, text).map_err(at("write", &json))?;
-        self.place(staged, &image)?;
+        lock.write(directory.path())?;
+        self.put(directory, &image)?;
         Ok(image)
     }
 
     /// The tree gets its place, then the name points at it.
-    fn place(&self, staged: TempDir, image: &Image) -> Result<()> {
+    fn put(&self, staged: TempDir, image: &Image) -> Result<()> {
         let tree = self.store.trees().join(image.digest.hex());
         match fs::rename(staged.path(), &tree) {
             // The very same image was built before.
@@ -278,7 +322,7 @@ fn is_held(tree: &Path) -> Result<bool> {
 }
 
 fn read_image(tree: &Path) -> Result<Image> {
-    let path = tree.join("image.json");
+    let path = tree.join(IMAGE_JSON);
     let mut text = String::new();
     let file = File::open(&path).map_err(at("open", &path))?;
     io::Read::read_to_string(&mut io::Read::take(file, IMAGE_JSON_BYTES), &mut text).map_err(at("read", &path))?;

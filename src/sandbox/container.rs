@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_se
 
 use super::cgroup::{Cgroup, CgroupError, Tree};
 use super::init::wire::{Command, Notice, Step};
-use super::init::{Init, WORKSPACE};
+use super::init::{Init, Purpose, WORKSPACE};
 use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
 use super::spec;
@@ -109,10 +109,10 @@ impl InitProcess {
 }
 
 impl Created {
-    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>) -> Result<Self> {
+    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<Self> {
         let cgroup = Tree::path(&slot.instance, name);
         let group = slot.tree.group(&slot.instance, name);
-        spec::build(&cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
+        spec::build(&purpose, &cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (start, init_start) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (stdout, init_stdout) = pipe(slot.task_ids())?;
@@ -123,6 +123,7 @@ impl Created {
             start: init_start.as_raw_fd(),
             foreign: foreign.collect(),
             programs: slot.programs.clone(),
+            purpose,
         };
         let removed = RemoveOnFailure { group: Some(&*group) };
         let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())

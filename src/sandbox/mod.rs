@@ -19,8 +19,10 @@ mod seccomp;
 mod slot;
 mod spec;
 mod watch;
+mod workshop;
 
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
 pub use namespaces::probe as probe_namespaces;
 pub use slot::{Slot, SlotError};
+pub use workshop::{Workshop, WorkshopError};

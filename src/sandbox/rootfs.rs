@@ -67,6 +67,13 @@ pub fn from_tree(root: &Path, tree: &Path, user_namespace: BorrowedFd<'_>) -> Re
     bind(tree, root, user_namespace)
 }
 
+/// Shows the directory `source` at `place`, to be written to.
+pub fn show(source: &Path, place: &Path) -> Result<()> {
+    rustix::mount::mount_bind(source, place).map_err(at("mount on", place))?;
+    let flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(place, flags, "").map_err(at("set the flags of", place))
+}
+
 struct Builder<'a> {
     root: &'a Path,
     ids: &'a UidRange,

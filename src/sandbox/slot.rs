@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::cgroup::{CgroupError, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
-use super::init::{TASK_GID, TASK_UID};
+use super::init::{Purpose, TASK_GID, TASK_UID};
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
@@ -48,8 +48,8 @@ pub struct Slot {
     pub(super) programs: Rc<Programs>,
     /// Descriptors of this process that its containers' inits close first.
     pub(super) foreign: Vec<RawFd>,
-    ids: UidRange,
-    dir: PathBuf,
+    pub(super) ids: UidRange,
+    pub(super) dir: PathBuf,
     store: Store,
     /// The images whose root file systems are in place.
     bundles: BTreeMap<ImageName, Bundle>,
@@ -101,9 +101,19 @@ impl Slot {
     /// A container of the image, with its init waiting for a task.
     pub fn create(&mut self, id: &ImageId) -> Result<Created, ContainerError> {
         let (image, bundle) = self.bundle(id)?;
+        self.container(&bundle, image, Purpose::Task)
+    }
+
+    /// A container with the root file system that is in place in `bundle`.
+    pub(super) fn container(
+        &mut self,
+        bundle: &Path,
+        image: Rc<Image>,
+        purpose: Purpose,
+    ) -> Result<Created, ContainerError> {
         self.made += 1;
         let name = format!("{}-{}", self.name, self.made);
-        Created::create(self, &name, &bundle, image)
+        Created::create(self, &name, bundle, image, purpose)
     }
 
     /// Whom the task's user and group are on the machine.

@@ -12,7 +12,7 @@ use libcontainer::oci_spec::runtime::{
     Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use super::init::{TASK_GID, TASK_UID, WORKSPACE};
+use super::init::{Purpose, TASK_GID, TASK_UID, WORKSPACE};
 
 /// The host name inside.
 const HOSTNAME: &str = "faber";
@@ -43,16 +43,20 @@ const MASKED: [&str; 17] = [
 /// What a task may see of /proc, but not write.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The spec of a container in a slot with these namespaces and this cgroup.
+/// The spec of a container for `purpose` in a slot with these namespaces and this cgroup.
 ///
 /// # Errors
 /// When a builder misses a field, which would be a mistake here.
-pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+pub fn build(purpose: &Purpose, cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+    let (is_task, cwd, network) = match purpose {
+        Purpose::Task => (true, WORKSPACE, Some(network)),
+        Purpose::BuildStep { .. } => (false, "/", None),
+    };
     SpecBuilder::default()
         .version("1.0.2")
         .hostname(HOSTNAME)
-        .root(RootBuilder::default().path(ROOTFS).readonly(true).build()?)
-        .mounts(mounts()?)
+        .root(RootBuilder::default().path(ROOTFS).readonly(is_task).build()?)
+        .mounts(mounts(purpose)?)
         .process(
             ProcessBuilder::default()
                 .terminal(false)
@@ -60,8 +64,8 @@ pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec,
                 .user(UserBuilder::default().uid(0u32).gid(0u32).additional_gids(Vec::new()).build()?)
                 .args(vec!["faber-init".to_owned()])
                 .env(Vec::new())
-                .cwd(WORKSPACE)
-                .capabilities(capabilities()?)
+                .cwd(cwd)
+                .capabilities(capabilities(purpose)?)
                 // The builder's own default would cut everybody to 1024 descriptors: the task gets its limits from the init.
                 .rlimits(Vec::new())
                 .no_new_privileges(true)
@@ -78,9 +82,14 @@ pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec,
         .build()
 }
 
-/// What the init needs to become the task and to end it; the task's own set is empty.
-fn capabilities() -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
-    let set: HashSet<_> = [Capability::Setuid, Capability::Setgid, Capability::Setpcap, Capability::Kill].into();
+/// What the init needs to become the task and to end it; the task's own set is empty. A build step keeps what installing
+/// packages takes: root over the files of its own user namespace, and nothing of the machine's.
+fn capabilities(purpose: &Purpose) -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
+    use Capability::{Chown, DacOverride, Fowner, Fsetid, Kill, Setfcap, Setgid, Setpcap, Setuid};
+    let mut set: HashSet<_> = [Setuid, Setgid, Setpcap, Kill].into();
+    if let Purpose::BuildStep { .. } = purpose {
+        set.extend([Chown, DacOverride, Fowner, Fsetid, Setfcap]);
+    }
     LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
         .effective(set.clone())
@@ -90,30 +99,44 @@ fn capabilities() -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, 
         .build()
 }
 
-fn namespaces(user: PathBuf, network: PathBuf) -> Result<Vec<LinuxNamespace>, OciSpecError> {
+/// Without a network namespace of its own a container has the machine's.
+fn namespaces(user: PathBuf, network: Option<PathBuf>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let joined = |typ, path: PathBuf| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
-    Ok(vec![joined(User, user)?, joined(Network, network)?, new(Pid)?, new(Mount)?, new(Ipc)?, new(Uts)?, new(Cgroup)?])
+    let network = network.map(|path| joined(Network, path)).transpose()?;
+    let all = [joined(User, user)?, new(Pid)?, new(Mount)?, new(Ipc)?, new(Uts)?, new(Cgroup)?];
+    Ok(all.into_iter().chain(network).collect())
 }
 
-/// Every writable place is a tmpfs with a limit on size and inodes; its pages count against the task's memory.
-fn mounts() -> Result<Vec<Mount>, OciSpecError> {
-    let workspace = format!("mode=755,uid={TASK_UID},gid={TASK_GID},size=256m,nr_inodes=64k");
-    Ok(vec![
+/// Every place a task can write to is a tmpfs with a limit on size and inodes; its pages count against the task's memory.
+/// A build step writes to its root, which is on disk.
+fn mounts(purpose: &Purpose) -> Result<Vec<Mount>, OciSpecError> {
+    let mut mounts = vec![
         // hidepid: a task sees its own processes, not the init.
-        mount("proc", "/proc", "nosuid,noexec,nodev,hidepid=2")?,
-        mount("tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64")?,
-        mount("tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
-        mount("tmpfs", "/tmp", "nosuid,nodev,mode=1777,size=128m,nr_inodes=64k")?,
-        mount("tmpfs", WORKSPACE, &format!("nosuid,nodev,{workspace}"))?,
-    ])
+        mount("proc", "proc", "/proc", "nosuid,noexec,nodev,hidepid=2")?,
+        mount("tmpfs", "tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64")?,
+        mount("tmpfs", "tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
+    ];
+    match purpose {
+        Purpose::Task => {
+            let workspace = format!("nosuid,nodev,mode=755,uid={TASK_UID},gid={TASK_GID},size=256m,nr_inodes=64k");
+            mounts.push(mount("tmpfs", "tmpfs", "/tmp", "nosuid,nodev,mode=1777,size=128m,nr_inodes=64k")?);
+            mounts.push(mount("tmpfs", "tmpfs", WORKSPACE, &workspace)?);
+        }
+        Purpose::BuildStep { files } => {
+            for (source, destination) in files {
+                mounts.push(mount("bind", source, destination, "bind,ro,nosuid,nodev")?);
+            }
+        }
+    }
+    Ok(mounts)
 }
 
-fn mount(typ: &str, destination: &str, options: &str) -> Result<Mount, OciSpecError> {
+fn mount(typ: &str, source: &str, destination: &str, options: &str) -> Result<Mount, OciSpecError> {
     MountBuilder::default()
         .typ(typ)
-        .source(typ)
+        .source(source)
         .destination(destination)
         .options(options.split(',').map(str::to_owned).collect::<Vec<_>>())
         .build()

@@ -34,6 +34,7 @@ fn dependencies_point_one_way() {
     only("libcontainer::", &["sandbox"]);
     only("axum::", &["api"]);
     only("crate::api", &["cli", "api"]);
+    only("crate::builder", &["cli", "builder"]);
     only("crate::cli", &["cli"]);
     only("crate::scheduler", &["api", "cli", "scheduler"]);
     only("crate::keeper", &["cli", "keeper"]);

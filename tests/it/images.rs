@@ -218,3 +218,196 @@ fn what_is_wrong_with_a_definition_is_said_with_its_line() {
     let absent = text(&images.faber(&["rm", "absent"]).stderr);
     assert_eq!(absent, "faber: there is no image absent in the store\n");
 }
+
+/// What a lock says of a package.
+fn locked_version(lock: &str, package: &str) -> String {
+    let rest = lock.split(&format!("name = \"{package}\"\nversion = \"")).nth(1).unwrap();
+    rest.split('"').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_lock_pins_every_package_and_gives_the_same_files_again() {
+    let images = Images::with_lua();
+    let path = images.path().join("images/lua/image.lock");
+    let lock = fs::read_to_string(&path).unwrap();
+    assert!(!lock.contains("://"), "no host stands in a lock");
+    let digest = |images: &Images| images.list()[1]["digest"].clone();
+    let before = digest(&images);
+
+    // Another store, another day: the definition and its lock are all that is needed.
+    let other = Images::new();
+    other.define("lua", LUA);
+    fs::write(other.path().join("images/lua/image.lock"), &lock).unwrap();
+    let built = other.faber(&["build", "lua"]);
+    assert!(built.status.success(), "{built:?}");
+    assert_eq!(digest(&other), before);
+    assert_eq!(fs::read_to_string(other.path().join("images/lua/image.lock")).unwrap(), lock);
+
+    let bill: Value = serde_json::from_slice(&images.faber(&["inspect", "lua", "--sbom"]).stdout).unwrap();
+    let components = bill["components"].as_array().unwrap();
+    let version = locked_version(&lock, "lua5.4");
+    let lua = components.iter().find(|component| component["name"] == "lua5.4").unwrap();
+    assert_eq!((&bill["specVersion"], &lua["version"]), (&json!("1.5"), &json!(version)));
+    assert_eq!(lua["hashes"][0]["content"].as_str().unwrap().len(), 64);
+    assert!(components.len() > 50, "{}", components.len());
+
+    // A version that is gone, and one that has become something else.
+    let stale = lock.replacen(&format!("version = \"{version}\""), "version = \"5.4.0-0\"", 1);
+    fs::write(&path, &stale).unwrap();
+    let gone = text(&images.faber(&["build", "lua"]).stdout);
+    assert!(gone.contains("image.lock has lua5.4 5.4.0-0, which the archive has no longer"), "{gone}");
+    let digits = lock.split("sha256 = \"").nth(1).unwrap().split('"').next().unwrap();
+    fs::write(&path, lock.replacen(digits, &"0".repeat(64), 1)).unwrap();
+    let other_content = text(&images.faber(&["build", "lua"]).stdout);
+    assert!(other_content.contains(&format!("with digest {}", "0".repeat(64))), "{other_content}");
+    assert_eq!(digest(&images), before, "what failed changed nothing");
+    assert_eq!(images.list().as_array().unwrap().len(), 2);
+
+    fs::write(&path, stale).unwrap();
+    let renewed = images.faber(&["build", "--update", "lua"]);
+    assert!(renewed.status.success(), "{renewed:?}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), lock);
+    assert_eq!(digest(&images), before);
+}
+
+#[test]
+fn a_family_shares_a_definition_and_steps_run_as_root_of_nothing() {
+    let images = Images::new();
+    images.define("lua", LUA);
+    let tool = "#!/bin/sh\necho tool $(cat /usr/local/share/data/one)\n";
+    images.define(
+        "kid",
+        r#"
+name = "kid"
+description = "Lua with more"
+extends = "lua"
+packages = ["jq"]
+env = { KID = "yes" }
+copy = [{ from = "tool.sh", to = "/usr/local/bin/tool" }, { from = "data", to = "/usr/local/share/data" }]
+run = [
+  "chown 7:8 /usr/local/bin/tool; id -u > /usr/local/who; id -un > /workspace/x 2>&1 || true",
+  """
+  grep CapEff /proc/self/status >> /usr/local/who; touch /etc/made; ln -s / /usr/local/out
+  cat /proc/1/environ > /dev/null && mount -t tmpfs x /mnt 2>/dev/null && echo mounted >> /usr/local/who
+  echo $KID >> /usr/local/who
+  """,
+]
+[[test]]
+name = "all of it"
+command = ["sh", "-c", "tool; cat /usr/local/who; jq -n 1; lua5.4 -e 'print(2)'; echo $KID; stat -c %u:%g:%a /usr/local/bin/tool"]
+stdout = "tool first\n0\nCapEff:\t00000000800001fb\nyes\n1\n2\nyes\n7:8:755\n"
+"#,
+    );
+    let beside = images.path().join("images/kid");
+    fs::create_dir(beside.join("data")).unwrap();
+    fs::write(beside.join("data/one"), "first").unwrap();
+    fs::write(beside.join("tool.sh"), tool).unwrap();
+    fs::set_permissions(beside.join("tool.sh"), std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    // An image on an image, and one on nothing.
+    images.define(
+        "grandchild",
+        "name = 'grandchild'\ndescription = ''\nbase = 'image:kid'\nrun = ['rm /usr/local/who /etc/made']\n\
+         [[test]]\nname = 'a'\ncommand = ['sh', '-c', 'ls /usr/local; tool']\nstdout_contains = 'tool first'\n",
+    );
+    images.define(
+        "nothing",
+        "name = 'nothing'\ndescription = ''\nbase = 'scratch'\ncopy = [{ from = 'a', to = '/a' }]\n",
+    );
+    fs::write(images.path().join("images/nothing/a"), "a").unwrap();
+
+    let built = images.faber(&["build", "kid", "nothing"]);
+    assert!(built.status.success(), "{built:?}");
+    let built = images.faber(&["build", "grandchild"]);
+    assert!(built.status.success(), "{built:?}");
+    let tested = images.faber(&["test", "kid", "grandchild"]);
+    assert!(tested.status.success(), "{}", text(&tested.stdout));
+    assert!(!fs::exists("/etc/made").unwrap(), "a step writes to its own root");
+
+    // What a definition brings is part of it.
+    assert!(text(&images.faber(&["build", "kid"]).stdout).starts_with("kid: unchanged"));
+    fs::write(beside.join("data/one"), "second").unwrap();
+    assert!(text(&images.faber(&["build", "kid"]).stdout).starts_with("kid: built"));
+
+    // A step that fails says so in its own words, and leaves nothing.
+    images.define("bad", "name = 'bad'\ndescription = ''\nbase = 'image:kid'\nrun = ['echo of course >&2; exit 3']\n");
+    let failed = images.faber(&["build", "bad", "--json"]);
+    let lines: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!(lines[0]["error"], "echo of course >&2; exit 3: exit status 3; of course", "{lines}");
+    let orphan = "name = 'orphan'\ndescription = ''\nbase = 'image:absent'\n";
+    images.define("orphan", orphan);
+    let orphan = text(&images.faber(&["build", "orphan"]).stdout);
+    assert!(orphan.contains("there is no image absent in the store"), "{orphan}");
+    assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
+}
+
+#[test]
+fn packages_of_a_language_come_from_its_own_registry() {
+    let images = Images::new();
+    images.define(
+        "requests",
+        "name = 'requests'\ndescription = ''\npackages = ['python3-minimal']\npip = ['six==1.16.0']\n\
+         [[test]]\nname = 'a'\ncommand = ['python3', '-c', 'import six; print(six.__version__)']\nstdout = \"1.16.0\\n\"\n",
+    );
+    let built = images.faber(&["build", "requests"]);
+    assert!(built.status.success(), "{built:?}");
+    let tested = images.faber(&["test", "requests"]);
+    assert!(tested.status.success(), "{}", text(&tested.stdout));
+    let lock = fs::read_to_string(images.path().join("images/requests/image.lock")).unwrap();
+    assert_eq!(locked_version(&lock, "six"), "1.16.0");
+    let bill = text(&images.faber(&["inspect", "requests", "--sbom"]).stdout);
+    assert!(bill.contains("pkg:pypi/six@1.16.0"), "{bill}");
+}
+
+/// The processes that were started with this store, and have not changed their environment since.
+fn processes_of(images: &Images) -> Vec<String> {
+    let marker = format!("FABER_DATA_DIR={}", images.data_dir().display());
+    let processes = fs::read_dir("/proc").unwrap().flatten().filter(|entry| {
+        let environ = fs::read(entry.path().join("environ")).unwrap_or_default();
+        environ.split(|byte| *byte == 0).any(|variable| variable == marker.as_bytes())
+    });
+    processes.map(|entry| fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default()).collect()
+}
+
+/// A build in a process group of its own, as a shell has it: Ctrl-C goes to all of it.
+fn build_in_background(images: &Images, name: &str) -> std::process::Child {
+    let mut command = Command::new(FABER);
+    command.current_dir(images.path()).env("FABER_DATA_DIR", images.data_dir()).args(["image", "build", name]);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap()
+}
+
+/// However a build ends, the old images stay, and nothing of the build goes on or is left.
+#[test]
+fn a_build_that_is_interrupted_or_killed_leaves_nothing() {
+    let images = Images::new();
+    images.define("lua", LUA);
+    // busybox is whatever it is called.
+    let copy = ["sh", "sleep"].map(|name| format!("{{ from = 'busybox', to = '/bin/{name}' }}")).join(", ");
+    images.define("box", &format!("name = 'box'\ndescription = ''\nbase = 'scratch'\ncopy = [{copy}]\n"));
+    fs::copy("/bin/busybox", images.path().join("images/box/busybox")).unwrap();
+    images.define("step", "name = 'step'\ndescription = ''\nbase = 'image:box'\nrun = ['sleep 4711.5']\n");
+    let built = images.faber(&["build", "box"]);
+    assert!(built.status.success(), "{built:?}");
+    let before = images.list();
+    let in_the_step = || !running(&["sleep", "4711.5"]).is_empty();
+    let in_mmdebstrap = || processes_of(&images).iter().any(|command| command.contains("mmdebstrap\0--mode"));
+    let end = |name: &str, is_on: &dyn Fn() -> bool, signal: Signal| {
+        let mut build = build_in_background(&images, name);
+        eventually("the build is on its way", is_on);
+        let pid = Pid::from_raw(build.id() as i32);
+        match signal {
+            Signal::SIGINT => nix::sys::signal::killpg(pid, signal).unwrap(),
+            _ => kill(pid, signal).unwrap(),
+        }
+        assert!(!build.wait().unwrap().success());
+        eventually("everything has ended", || processes_of(&images).is_empty() && !in_the_step());
+        assert_eq!(images.list(), before);
+    };
+    for signal in [Signal::SIGINT, Signal::SIGKILL] {
+        end("step", &in_the_step, signal);
+        end("lua", &in_mmdebstrap, signal);
+    }
+    // What the killed ones could not remove, the next one does.
+    assert!(images.faber(&["build", "--force", "box"]).status.success());
+    assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
+}

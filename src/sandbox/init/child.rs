@@ -25,6 +25,8 @@ pub struct Child<'a> {
     pub file_descriptors: u64,
     pub cpu_seconds: u64,
     pub programs: &'a Programs,
+    /// Whether it gives up user and capabilities. A build step stays root of its user namespace.
+    pub becomes_nobody: bool,
 }
 
 impl Child<'_> {
@@ -44,9 +46,11 @@ impl Child<'_> {
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
             .map_err(|errno| at(Step::Session)(errno.into()))?;
         self.limit().map_err(at(Step::Limits))?;
-        drop_bounding_set().map_err(at(Step::Privileges))?;
-        // The kernel clears every other set when root becomes somebody else (capabilities(7)).
-        become_user().map_err(|errno| at(Step::User)(errno.into()))?;
+        if self.becomes_nobody {
+            drop_bounding_set().map_err(at(Step::Privileges))?;
+            // The kernel clears every other set when root becomes somebody else (capabilities(7)).
+            become_user().map_err(|errno| at(Step::User)(errno.into()))?;
+        }
         // Loading also sets no_new_privs.
         self.programs.load().map_err(|_| Failure { step: Step::Seccomp, errno: io_errno() })
     }

@@ -33,6 +33,16 @@ pub const WORKSPACE: &str = "/workspace";
 pub const TASK_UID: u32 = 65_000;
 pub const TASK_GID: u32 = 65_000;
 
+/// What a container is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// To run a client's command: as nobody, in the workspace, alone on its network.
+    Task,
+    /// To make an image: as root of the user namespace, with a root that it may change and with the machine's network.
+    /// `files` of the machine are there read-only, each under its name in the container.
+    BuildStep { files: Vec<(String, String)> },
+}
+
 /// A set-up step that failed: two numbers, because a forked process has no words to spare.
 #[derive(Debug)]
 pub struct Failure {
@@ -54,6 +64,7 @@ pub struct Init {
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
     pub programs: Rc<Programs>,
+    pub purpose: Purpose,
 }
 
 impl Executor for Init {
@@ -118,6 +129,7 @@ impl Init {
             file_descriptors: command.file_descriptors,
             cpu_seconds: command.cpu_seconds,
             programs: &self.programs,
+            becomes_nobody: self.purpose == Purpose::Task,
         };
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)

@@ -1,0 +1,50 @@
+//! What a builder is told, and what it tells: JSON, the order on its standard input, an event a line on its standard error.
+//! Its standard output is the finished root file system, a tar archive.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::copy::CopiedFile;
+use super::lock::Lock;
+use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
+
+/// Every file that a build makes has this time at most: 2025-01-01 in seconds of Unix time.
+pub const EPOCH: &str = "1735689600";
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Order {
+    /// An empty directory for the root file system in the making.
+    pub root: PathBuf,
+    pub start: Start,
+    pub pip: Vec<PipRequirement>,
+    pub npm: Vec<NpmPackage>,
+    pub cargo: BTreeMap<CrateName, Crate>,
+    pub copied: Vec<CopiedFile>,
+    pub run: Vec<String>,
+    pub path: String,
+    pub env: BTreeMap<String, String>,
+    /// Versions to take.
+    pub pins: Option<Lock>,
+}
+
+/// What the root file system starts as.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Start {
+    Debian {
+        suite: Suite,
+        packages: Vec<Package>,
+    },
+    Scratch,
+    /// A copy of these files.
+    Tree(PathBuf),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Event {
+    Doing(String),
+    /// What it took, told before the archive begins.
+    Took(Box<Lock>),
+    Failed(String),
+}
