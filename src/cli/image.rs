@@ -22,6 +22,10 @@ use crate::task::{ImageName, TaskResult};
 pub enum ImageCommand {
     /// Build images from their definitions, where these have changed
     Build(BuildArgs),
+    /// Make an image of one of another tool, from a registry or an archive
+    Import(super::import::ImportArgs),
+    /// Write an image as an OCI archive, for other tools
+    Export(super::export::ExportArgs),
     /// Run the tests of images' definitions, and print what came of them
     Test(TestArgs),
     /// List the images that tasks can name
@@ -39,7 +43,7 @@ pub struct StoreArgs {
     config: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -101,7 +105,7 @@ pub struct RmArgs {
 }
 
 impl StoreArgs {
-    fn config(&self) -> anyhow::Result<Config> {
+    pub fn config(&self) -> anyhow::Result<Config> {
         Ok(Loaded::read(self.config.as_deref(), Vec::new())?.config)
     }
 }
@@ -122,6 +126,8 @@ impl Which {
 pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
         ImageCommand::Build(args) => build_all(&args),
+        ImageCommand::Import(args) => super::import::run(args),
+        ImageCommand::Export(args) => super::export::run(&args),
         ImageCommand::Test(args) => test_all(&args),
         ImageCommand::List(args) => list(&args.store),
         ImageCommand::Rm(args) => remove(&args),

@@ -2,8 +2,10 @@
 
 mod config;
 mod doctor;
+mod export;
 mod front;
 mod image;
+mod import;
 mod key;
 mod log;
 mod openapi;
@@ -41,7 +43,7 @@ enum Command {
     Config(config::ConfigArgs),
     /// Print the OpenAPI document
     Openapi,
-    /// Build, prove, list and remove images
+    /// Build, import, prove, list, export and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Make API keys

@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::tree::{self, TreeError, Unpacked};
-use super::{Definition, Image, Root};
+use super::tree::{self, Place, TreeError, Unpacked};
+use super::{Definition, Image, Root, User};
 use crate::image::Contents;
 use crate::task::{Digest, ImageName};
 
@@ -170,30 +170,48 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// Makes an image of an archive, and gives it its name. Until then the old one stands; if anything fails, it stays.
+    /// Where what is made may keep what it needs meanwhile.
+    pub fn scratch(&self) -> PathBuf {
+        self.store.dir.join("staging")
+    }
+
+    /// Makes an image of the archive that a build of `definition` writes; [`Writer::make`].
     pub fn put(&self, definition: &Definition, archive: impl io::Read, progress: &dyn Fn(u64)) -> Result<Image> {
-        let staging = self.store.dir.join("staging");
+        self.make(progress, |place| {
+            let Unpacked { digest: tree, size, packages } = tree::unpack(archive, place)?;
+            // Two images may have the same files, and the same files another environment: what is told counts too.
+            let digest = Digest::new(Sha256::digest(format!("{tree} {}", definition.digest())).into());
+            let asked = definition.packages.iter().map(|package| package.as_str().to_owned()).collect();
+            let contents = Contents { definition: definition.digest(), size, asked, packages };
+            Ok(Image {
+                name: definition.name.clone(),
+                digest,
+                description: definition.description.clone(),
+                path: definition.path.clone(),
+                env: definition.env(),
+                workdir: None,
+                user: User::FABER,
+                limits: definition.limits(),
+                language: definition.language.clone(),
+                root: Root::Tree(contents),
+            })
+        })
+    }
+
+    /// Has `fill` make the files of an image and say what is told of it, and gives it its name. Until then the old one
+    /// stands; if anything fails, it stays. `progress` hears how many bytes are there.
+    pub fn make<E: From<StoreError>>(
+        &self,
+        progress: &dyn Fn(u64),
+        fill: impl FnOnce(&Place<'_>) -> std::result::Result<Image, E>,
+    ) -> std::result::Result<Image, E> {
+        let staging = self.scratch();
         let staged = TempDir::new_in(&staging).map_err(at("create a directory in", &staging))?;
         fs::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(at("set the mode of", staged.path()))?;
         let rootfs = staged.path().join("rootfs");
         fs::create_dir(&rootfs).map_err(at("create", &rootfs))?;
-        let files = self.store.dir.join("files");
-        let Unpacked { digest: tree, size, packages } = tree::unpack(archive, &rootfs, &files, progress)?;
-        // Two images may have the same files, and the same files another environment: what is told counts too.
-        let digest = Digest::new(Sha256::digest(format!("{tree} {}", definition.digest())).into());
-        let asked = definition.packages.iter().map(|package| package.as_str().to_owned()).collect();
-        let contents = Contents { definition: definition.digest(), size, asked, packages };
-        let image = Image {
-            name: definition.name.clone(),
-            digest,
-            description: definition.description.clone(),
-            path: definition.path.clone(),
-            env: definition.env(),
-            limits: definition.limits(),
-            language: definition.language.clone(),
-            root: Root::Tree(contents),
-        };
+        let image = fill(&Place { tree: &rootfs, files: &self.store.dir.join("files"), progress })?;
         let json = staged.path().join("image.json");
         let text =
             serde_json::to_vec_pretty(&image).map_err(|source| StoreError::Json { path: json.clone(), source })?;

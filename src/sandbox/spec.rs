@@ -12,7 +12,7 @@ use libcontainer::oci_spec::runtime::{
     Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use super::init::{TASK_GID, TASK_UID, WORKSPACE};
+use crate::image::{User, WORKSPACE};
 
 /// The host name inside.
 const HOSTNAME: &str = "faber";
@@ -43,16 +43,16 @@ const MASKED: [&str; 17] = [
 /// What a task may see of /proc, but not write.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// The spec of a container in a slot with these namespaces and this cgroup.
+/// The spec of a container in a slot with these namespaces and this cgroup, for tasks of `task`.
 ///
 /// # Errors
 /// When a builder misses a field, which would be a mistake here.
-pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+pub fn build(cgroup: &Path, (user, network): (PathBuf, PathBuf), task: User) -> Result<Spec, OciSpecError> {
     SpecBuilder::default()
         .version("1.0.2")
         .hostname(HOSTNAME)
         .root(RootBuilder::default().path(ROOTFS).readonly(true).build()?)
-        .mounts(mounts()?)
+        .mounts(mounts(task)?)
         .process(
             ProcessBuilder::default()
                 .terminal(false)
@@ -98,8 +98,8 @@ fn namespaces(user: PathBuf, network: PathBuf) -> Result<Vec<LinuxNamespace>, Oc
 }
 
 /// Every writable place is a tmpfs with a limit on size and inodes; its pages count against the task's memory.
-fn mounts() -> Result<Vec<Mount>, OciSpecError> {
-    let workspace = format!("mode=755,uid={TASK_UID},gid={TASK_GID},size=256m,nr_inodes=64k");
+fn mounts(User { uid, gid }: User) -> Result<Vec<Mount>, OciSpecError> {
+    let workspace = format!("mode=755,uid={uid},gid={gid},size=256m,nr_inodes=64k");
     Ok(vec![
         // hidepid: a task sees its own processes, not the init.
         mount("proc", "/proc", "nosuid,noexec,nodev,hidepid=2")?,

@@ -1,6 +1,6 @@
 //! The init: PID 1 of every container, Faber's own, run by libcontainer as the spec's process.
 //!
-//! It runs as root of the slot's user namespace with four capabilities; the task runs as [`TASK_UID`] with none. So the
+//! It runs as root of the slot's user namespace with four capabilities; the task runs as its image's [`User`] with none. So the
 //! task can neither signal nor inspect it. It is a fork of the single-threaded runner, without exec: it may allocate,
 //! but must not log.
 
@@ -23,15 +23,9 @@ use nix::unistd::Pid;
 use super::kernel;
 use super::seccomp::Programs;
 use crate::frame;
+use crate::image::{User, WORKSPACE};
 use child::Child;
 use wire::{Command, Notice, Step};
-
-/// Where a task starts and its files are.
-pub const WORKSPACE: &str = "/workspace";
-/// The task's user and group inside: of the range Debian keeps free for nobody (65000–65533), so that no file of the
-/// machine is the task's own by chance.
-pub const TASK_UID: u32 = 65_000;
-pub const TASK_GID: u32 = 65_000;
 
 /// A set-up step that failed: two numbers, because a forked process has no words to spare.
 #[derive(Debug)]
@@ -107,7 +101,8 @@ impl Init {
     fn prepare(&self, control: &File, start: &OwnedFd) -> Result<Pid, Failure> {
         let command: Option<Command> = frame::receive(&mut &*control).map_err(at(Step::Receive))?;
         let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
-        kernel::set_fs_ids(TASK_UID, TASK_GID);
+        let User { uid, gid } = command.user;
+        kernel::set_fs_ids(uid, gid);
         let placed = place::files(WORKSPACE, &command.files, control);
         kernel::set_fs_ids(0, 0);
         placed.map_err(at(Step::Files))?;
@@ -115,6 +110,8 @@ impl Init {
             candidates: candidates(&command.argv[0], &command.path),
             argv: strings(command.argv),
             env: strings(command.env.into_iter().map(|(name, value)| format!("{name}={value}"))),
+            user: command.user,
+            directory: strings([command.directory]),
             file_descriptors: command.file_descriptors,
             cpu_seconds: command.cpu_seconds,
             programs: &self.programs,
