@@ -115,7 +115,7 @@ impl Blobs for Registry<'_> {
     fn blob(&self, blob: &Blob) -> Result<Box<dyn Read + '_>, OciError> {
         let pull = self.client.pull_blob_stream(&self.reference, blob.name.as_str());
         let stream = wait(&self.runtime, self.watch, pull)?.map_err(|source| failed(&self.reference, source))?;
-        let coming = Coming { registry: self, stream: stream.stream, chunk: Default::default() };
+        let coming = Coming { registry: self, stream: Some(stream.stream), chunk: Default::default() };
         Ok(Box::new(blob.verified(coming)))
     }
 }
@@ -123,17 +123,19 @@ impl Blobs for Registry<'_> {
 /// A blob on its way.
 struct Coming<'a> {
     registry: &'a Registry<'a>,
-    stream: BoxStream<'static, io::Result<bytes::Bytes>>,
+    /// None at its end, beyond which it must not be asked.
+    stream: Option<BoxStream<'static, io::Result<bytes::Bytes>>>,
     chunk: bytes::Bytes,
 }
 
 impl Read for Coming<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() {
-            let next = wait(&self.registry.runtime, self.registry.watch, self.stream.next());
+            let Some(stream) = &mut self.stream else { return Ok(0) };
+            let next = wait(&self.registry.runtime, self.registry.watch, stream.next());
             match next.map_err(io::Error::other)? {
                 Some(chunk) => self.chunk = chunk?,
-                None => return Ok(0),
+                None => self.stream = None,
             }
         }
         let length = self.chunk.len().min(buffer.len());
