@@ -99,7 +99,7 @@ impl From<&Image> for ImageInfo {
         });
         let versions = match &image.root {
             Root::Machine(_) => BTreeMap::new(),
-            Root::Tree(contents) => contents.versions(),
+            Root::Tree(contents) => contents.versions.clone(),
         };
         Self {
             name: image.name.to_string(),

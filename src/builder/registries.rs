@@ -96,7 +96,7 @@ fn pip(steps: &mut Steps<'_, '_>, wanted: &[PipRequirement], pins: &[Locked]) ->
 
 /// By a package.json that names them, so that what the lock has is taken from it; its digests are npm's to check.
 fn npm(steps: &mut Steps<'_, '_>, wanted: &[NpmPackage], pins: Option<&str>) -> Result<String> {
-    let dependencies: BTreeMap<&str, &str> = wanted.iter().map(|package| name_and_range(package.as_str())).collect();
+    let dependencies: BTreeMap<&str, &str> = wanted.iter().map(NpmPackage::name_and_range).collect();
     let manifest = json!({ "private": true, "dependencies": dependencies }).to_string();
     let file = |name: &str| Path::new(NPM).join(name);
     steps.write(&file("package.json"), manifest.as_bytes())?;
@@ -110,14 +110,6 @@ fn npm(steps: &mut Steps<'_, '_>, wanted: &[NpmPackage], pins: Option<&str>) -> 
     let links = "for program in /opt/npm/node_modules/.bin/*; do if [ -e \"$program\" ]; then ln -sf \"$program\" /usr/local/bin/; fi; done";
     steps.run("npm: programs", &["sh", "-ec", links])?;
     steps.read(&file("package-lock.json"))
-}
-
-/// `@scope/name@range` in its two parts.
-fn name_and_range(package: &str) -> (&str, &str) {
-    match package.char_indices().skip(1).find(|(_, c)| *c == '@') {
-        Some((at, _)) => (&package[..at], &package[at + 1..]),
-        None => (package, "*"),
-    }
 }
 
 /// A line of `cargo build --message-format=json` (Cargo book, external tools).
@@ -182,14 +174,6 @@ fn parse<'a, T: Deserialize<'a>>(program: &'static str, text: &'a str) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn npm_packages_have_a_name_and_a_range() {
-        assert_eq!(name_and_range("lodash"), ("lodash", "*"));
-        assert_eq!(name_and_range("lodash@^4"), ("lodash", "^4"));
-        assert_eq!(name_and_range("@types/node@22"), ("@types/node", "22"));
-        assert_eq!(name_and_range("@types/node"), ("@types/node", "*"));
-    }
 
     #[test]
     fn only_the_crates_that_were_asked_for_are_named_to_rustc() {

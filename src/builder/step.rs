@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::program::last_words;
 use super::{BuilderError, Result, doing};
-use crate::image::{Contents, EPOCH, Image, Order, Root};
+use crate::image::{Contents, EPOCH, Image, Order, Root, User};
 use crate::sandbox::Workshop;
 use crate::task::{Digest, ImageName, Limits, Outcome, Report, ResourceLimits, Task};
 
@@ -120,10 +120,21 @@ fn certificates() -> Option<String> {
 /// The environment of steps, in the form that a container takes it.
 fn image(path: &str, env: BTreeMap<String, String>) -> Image {
     let digest = Digest::new([0; 32]);
-    let contents = Contents { definition: digest.clone(), size: 0, asked: Vec::new(), packages: BTreeMap::new() };
+    let contents =
+        Contents { definition: digest.clone(), size: 0, versions: BTreeMap::new(), packages: BTreeMap::new() };
     let name = ImageName::parse("build").expect("a name: tested");
-    let (description, limits, language) = (String::new(), ResourceLimits::default(), None);
-    Image { name, digest, description, path: path.to_owned(), env, limits, language, root: Root::Tree(contents) }
+    Image {
+        name,
+        digest,
+        description: String::new(),
+        path: path.to_owned(),
+        env,
+        workdir: Some("/".to_owned()),
+        user: User::FABER,
+        limits: ResourceLimits::default(),
+        language: None,
+        root: Root::Tree(contents),
+    }
 }
 
 /// Limits against what runs away, not against who works: a compiler may take half of the machine, for an hour.

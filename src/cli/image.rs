@@ -23,6 +23,10 @@ use crate::task::{ImageName, TaskResult};
 pub enum ImageCommand {
     /// Build images from their definitions, where these have changed
     Build(BuildArgs),
+    /// Make an image of one of another tool, from a registry or an archive
+    Import(super::import::ImportArgs),
+    /// Write an image as an OCI archive, for other tools
+    Export(super::export::ExportArgs),
     /// Run the tests of images' definitions, and print what came of them
     Test(TestArgs),
     /// List the images that tasks can name
@@ -131,6 +135,8 @@ impl Which {
 pub fn run(command: ImageCommand) -> anyhow::Result<ExitCode> {
     match command {
         ImageCommand::Build(args) => build_all(&args),
+        ImageCommand::Import(args) => super::import::run(args),
+        ImageCommand::Export(args) => super::export::run(&args),
         ImageCommand::Test(args) => test_all(&args),
         ImageCommand::List(args) => list(&args.store),
         ImageCommand::Inspect(args) => inspect::run(&args),
@@ -305,7 +311,7 @@ fn markdown(images: &[Image], lines: &[TestLine]) -> String {
     for image in images {
         let versions = match &image.root {
             Root::Machine(_) => Default::default(),
-            Root::Tree(contents) => contents.versions(),
+            Root::Tree(contents) => contents.versions.clone(),
         };
         let versions =
             versions.iter().map(|(name, version)| format!("{name} {version}")).collect::<Vec<_>>().join(", ");

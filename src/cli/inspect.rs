@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 
 use super::image::{StoreArgs, mib};
 use crate::config::Size;
-use crate::image::{Catalog, Image, Language, Root, Store, sbom};
+use crate::image::{Catalog, Image, Language, Root, Store, User, sbom};
 use crate::task::{ImageName, ResourceLimits};
 
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn table(image: &Image) -> String {
-    let Image { name, description, digest, path, env, limits: defaults, language, root } = image;
+    let Image { name, description, digest, path, env, workdir, user, limits: defaults, language, root } = image;
     let lines = |lines: Vec<String>| lines.join("\n");
     let pairs = |pairs: &std::collections::BTreeMap<String, String>, between: &str| {
         lines(pairs.iter().map(|(name, value)| format!("{name}{between}{value}")).collect())
@@ -50,6 +50,8 @@ fn table(image: &Image) -> String {
         ("digest", digest.to_string()),
         ("path", path.clone()),
         ("env", pairs(env, "=")),
+        ("workdir", workdir.clone().unwrap_or_default()),
+        ("user", if *user == User::FABER { String::new() } else { format!("{}:{}", user.uid, user.gid) }),
         ("limits", limits(defaults)),
     ];
     if let Some(Language { file, compile, run }) = language {
@@ -57,7 +59,7 @@ fn table(image: &Image) -> String {
     }
     if let Root::Tree(contents) = root {
         rows.push(("size", mib(contents.size)));
-        rows.push(("versions", pairs(&contents.versions(), " ")));
+        rows.push(("versions", pairs(&contents.versions, " ")));
         rows.push(("packages", format!("{} of Debian's; --sbom lists all", contents.packages.len())));
     }
     let mut table = Table::new();

@@ -3,8 +3,10 @@
 mod builder;
 mod config;
 mod doctor;
+mod export;
 mod front;
 mod image;
+mod import;
 mod inspect;
 mod key;
 mod log;
@@ -43,7 +45,7 @@ enum Command {
     Config(config::ConfigArgs),
     /// Print the OpenAPI document
     Openapi,
-    /// Build, prove, list and remove images
+    /// Build, import, prove, list, export and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
     /// Make API keys

@@ -1,6 +1,7 @@
 //! Building: from a definition to a tree in the store. A process of its own does it (`faber builder`): it becomes what it
 //! must be for that, and everything it started ends with it.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
@@ -9,8 +10,9 @@ use sha2::{Digest as _, Sha256};
 use super::definition::Base;
 use super::lock::{Lock, LockError};
 use super::order::{Event, Order, Start};
-use super::store::{Told, Writer};
-use super::{Contents, Definition, InUse, Root, StoreError};
+use super::store::Writer;
+use super::tree::{self, Unpacked};
+use super::{Contents, Definition, Image, InUse, Root, StoreError, sbom};
 use crate::task::Digest;
 
 #[derive(Debug, thiserror::Error)]
@@ -68,47 +70,63 @@ pub fn build(
     let (Some(archive), Some(talk)) = (builder.stdout.take(), builder.stderr.take()) else {
         return Err(BuildError::Start(io::ErrorKind::BrokenPipe.into()));
     };
-    let (unpacked, heard) = std::thread::scope(|scope| {
-        let listener = scope.spawn(|| listen(talk, progress));
-        let unpacked = writer.unpack(Ended { archive, builder: &mut builder }, &|bytes| {
-            progress(&format!("unpacking, {} MiB", bytes >> 20));
+    let unpacking = |bytes| progress(&format!("unpacking, {} MiB", bytes >> 20));
+    writer.make(&unpacking, |place| {
+        let (unpacked, heard) = std::thread::scope(|scope| {
+            let listener = scope.spawn(|| listen(talk, progress));
+            let unpacked = tree::unpack(Ended { archive, builder: &mut builder }, place);
+            let _ = builder.kill();
+            let _ = builder.wait();
+            (unpacked, listener.join().unwrap_or_default())
         });
-        let _ = builder.kill();
-        let _ = builder.wait();
-        (unpacked, listener.join().unwrap_or_default())
-    });
-    let unpacked = match (unpacked, heard.failed) {
-        // Its own words say more than the archive that ended early.
-        (_, Some(failed)) => return Err(BuildError::Failed(failed)),
-        (unpacked, None) => unpacked?,
-    };
-    let lock = heard.took.unwrap_or_default();
-    let packages = definition.packages.iter().map(|package| package.as_str().to_owned());
-    let contents = Contents {
-        definition: recipe(&lock),
-        size: unpacked.size(),
-        asked: packages.collect(),
-        packages: unpacked.packages().clone(),
-    };
-    if pins.as_ref() != Some(&lock) {
-        lock.write(&definition.directory)?;
-    }
-    writer.place(unpacked, told(definition, contents), &lock)?;
+        let unpacked = match (unpacked, heard.failed) {
+            // Its own words say more than the archive that ended early.
+            (_, Some(failed)) => return Err(BuildError::Failed(failed)),
+            (unpacked, None) => unpacked.map_err(StoreError::from)?,
+        };
+        let lock = heard.took.unwrap_or_default();
+        if pins.as_ref() != Some(&lock) {
+            lock.write(&definition.directory)?;
+        }
+        Ok((image(definition, unpacked, &lock, recipe(&lock)), Some(lock)))
+    })?;
     Ok(Built::New)
 }
 
-fn told(definition: &Definition, contents: Contents) -> Told {
-    Told {
+fn image(definition: &Definition, unpacked: Unpacked, lock: &Lock, recipe: Digest) -> Image {
+    let Unpacked { digest: tree, size, packages } = unpacked;
+    // Two images may have the same files, and the same files another environment: what is told counts too.
+    let digest = Digest::new(Sha256::digest(format!("{tree} {}", definition.digest())).into());
+    let versions = versions(definition, &packages, lock);
+    Image {
         name: definition.name.clone(),
+        digest,
         description: definition.description.clone(),
         path: definition.path.clone(),
         env: definition.env(),
+        workdir: definition.workdir.clone(),
+        user: definition.user,
         limits: definition.limits(),
         language: definition.language.clone(),
-        // Two images may have the same files, and the same files another environment: what is told counts too.
-        of: definition.digest(),
-        contents,
+        root: Root::Tree(Contents { definition: recipe, size, versions, packages }),
     }
+}
+
+/// The version of each package that the definition asks for, as far as somebody said it.
+fn versions(definition: &Definition, debian: &BTreeMap<String, String>, lock: &Lock) -> BTreeMap<String, String> {
+    let others = sbom::packages(lock).unwrap_or_default();
+    // PyPI and crates.io take names in another case, and with other dashes.
+    let plain = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
+    let other = |name: &str| {
+        let version = others.iter().find(|package| plain(&package.name) == plain(name))?.version.clone();
+        Some((name.to_owned(), version))
+    };
+    let debian = definition.packages.iter().filter_map(|package| debian.get_key_value(package.as_str()));
+    let debian = debian.map(|(name, version)| (name.clone(), version.clone()));
+    let pip = definition.pip.iter().filter_map(|package| other(package.name()));
+    let npm = definition.npm.iter().filter_map(|package| other(package.name_and_range().0));
+    let cargo = definition.cargo.keys().filter_map(|name| other(name.as_str()));
+    debian.chain(pip).chain(npm).chain(cargo).collect()
 }
 
 /// Over everything that an image is made of.

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::copy::{self, CopiedFile, Copy};
 use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
-use super::{Language, PATH};
+use super::{Language, PATH, User};
 use crate::config::{Size, Span};
 use crate::task::{Digest, ImageName, ResourceLimits, Status, TaskRequest};
 
@@ -40,6 +40,8 @@ struct Written {
     #[serde(default)]
     run: Vec<String>,
     path: Option<String>,
+    workdir: Option<String>,
+    user: Option<User>,
     #[serde(default)]
     env: BTreeMap<String, String>,
     #[serde(default)]
@@ -66,6 +68,10 @@ pub struct Definition {
     /// Command lines for `sh -c`, run as root in the root file system.
     pub run: Vec<String>,
     pub path: String,
+    /// Where tasks start, if not in the workspace.
+    pub workdir: Option<String>,
+    /// Whom they run as.
+    pub user: User,
     env: BTreeMap<String, String>,
     limits: LimitDefaults,
     pub language: Option<Language>,
@@ -185,6 +191,9 @@ impl Definition {
         if self.name.as_str() == "host" {
             return Some("host is the name of the image that is built in".into());
         }
+        if self.workdir.as_ref().is_some_and(|workdir| !workdir.starts_with('/')) {
+            return Some("workdir is no absolute path".into());
+        }
         if !matches!(self.base, Base::Debian(_)) && !self.packages.is_empty() {
             return Some(format!(
                 "packages are Debian's, and its base is {}: install what it needs in a run step",
@@ -207,9 +216,10 @@ impl Definition {
         let Self {
             name, description, base, packages, pip, npm, cargo, copied, run, path, env, limits, language, ..
         } = self;
+        let (workdir, user) = (&self.workdir, &self.user);
         let copied: Vec<_> = copied.iter().map(|file| (&file.to, file.mode, &file.digest)).collect();
         let sources = format!("{base:?} {packages:?} {pip:?} {npm:?} {cargo:?} {copied:?} {run:?}");
-        let told = format!("{name} {description:?} {path:?} {env:?} {limits:?} {language:?}");
+        let told = format!("{name} {description:?} {path:?} {workdir:?} {user:?} {env:?} {limits:?} {language:?}");
         Digest::new(Sha256::digest(format!("{} {sources} {told}", super::tree::FORM)).into())
     }
 
@@ -242,6 +252,7 @@ impl Written {
         parent: Option<Definition>,
     ) -> Result<Definition, String> {
         let Self { name, description, extends: _, base, packages, pip, npm, cargo, copy: _, run, path, env, .. } = self;
+        let (has_workdir, has_user) = (self.workdir.is_some(), self.user.is_some());
         let own = Definition {
             name,
             description,
@@ -254,6 +265,8 @@ impl Written {
             copied,
             run,
             path: path.clone().unwrap_or_else(|| PATH.into()),
+            workdir: self.workdir,
+            user: self.user.unwrap_or_default(),
             env,
             limits: self.limits,
             language: self.language,
@@ -280,6 +293,8 @@ impl Written {
             copied: joined(parent.copied, own.copied),
             run: joined(parent.run, own.run),
             path: path.unwrap_or(parent.path),
+            workdir: if has_workdir { own.workdir } else { parent.workdir },
+            user: if has_user { own.user } else { parent.user },
             env: parent.env.into_iter().chain(own.env).collect(),
             limits: own.limits.or(parent.limits),
             language: own.language.or(parent.language),
@@ -396,6 +411,8 @@ mod tests {
         refused(&format!("{start}base = '../x'"), "expected the name of a Debian suite");
         refused(&format!("{start}base = 'image:X'"), "is not a name");
         refused(&format!("{start}base = 'scratch'\npackages = ['a']"), "its base is scratch");
+        refused(&format!("{start}user = [0, 0]"), "a user and a group that a task may have");
+        refused(&format!("{start}workdir = 'x'"), "no absolute path");
         refused(&format!("{start}extends = 'y'"), "there is no image definition");
         refused(&format!("{start}extends = 'x'"), "is it a circle?");
         refused(&format!("{start}pip = ['-r x']"), "expected a Python package");

@@ -4,13 +4,14 @@
 //! images/NAME/image.toml ──definition──> Definition ──build──> a tree in the store ──sandbox──> a container's root
 //! ```
 //! The `host` image is embedded in the binary: the machine's own /usr and a curated /etc, read-only. All others are
-//! trees in the [`Store`], each under the digest of everything in it; a name points at one of them.
+//! trees in the [`Store`], built here or imported ([`oci`]), each under the digest of everything in it; a name points at one of them.
 
 mod build;
 mod catalog;
 mod copy;
 mod definition;
 mod lock;
+mod oci;
 mod order;
 mod package;
 mod sbom;
@@ -27,6 +28,7 @@ pub use catalog::Catalog;
 pub use copy::CopiedFile;
 pub use definition::{Definition, DefinitionError, Test};
 pub use lock::{Lock, LockError, Locked, architecture, departure};
+pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, Watch, export, import};
 pub use order::{EPOCH, Event, Order, Start};
 pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 pub use sbom::{SbomError, sbom};
@@ -49,6 +51,50 @@ pub const MOUNT_POINTS: [&str; 4] = ["proc", "dev", "tmp", "workspace"];
 /// The directories a command is looked up in, where an image does not say.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where a task's files are, and where it starts unless its image says something else.
+pub const WORKSPACE: &str = "/workspace";
+
+/// The user and group that a task is inside of its container. Never root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(u32, u32)", into = "(u32, u32)")]
+pub struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+impl User {
+    /// Of the range that Debian keeps free for nobody (65000–65533), so that no file of the machine is the task's own by
+    /// chance.
+    pub const FABER: Self = Self { uid: 65_000, gid: 65_000 };
+    /// A container has 65536 ids; the last one is no user's, since it means "no change" in 16 bits.
+    const LAST: u32 = 65_534;
+
+    /// None for root, root's group, and what no container has.
+    pub fn new(uid: u32, gid: u32) -> Option<Self> {
+        let is_good = |id| (1..=Self::LAST).contains(&id);
+        (is_good(uid) && is_good(gid)).then_some(Self { uid, gid })
+    }
+}
+
+impl Default for User {
+    fn default() -> Self {
+        Self::FABER
+    }
+}
+
+impl TryFrom<(u32, u32)> for User {
+    type Error = &'static str;
+    fn try_from((uid, gid): (u32, u32)) -> Result<Self, Self::Error> {
+        Self::new(uid, gid).ok_or("expected the numbers of a user and a group that a task may have")
+    }
+}
+
+impl From<User> for (u32, u32) {
+    fn from(User { uid, gid }: User) -> Self {
+        (uid, gid)
+    }
+}
+
 /// An image that can be used: what a runner makes containers from, and what a client is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
@@ -59,6 +105,12 @@ pub struct Image {
     pub path: String,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Where tasks start, if not in the workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workdir: Option<String>,
+    /// Whom they run as.
+    #[serde(default)]
+    pub user: User,
     /// What tasks of this image get in place of the server's defaults.
     #[serde(default)]
     pub limits: ResourceLimits,
@@ -90,22 +142,15 @@ pub struct Machine {
 /// A tree in the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contents {
-    /// The definition it was built from, with its base and its lock, as a digest: built again, it would be the same.
+    /// What it was made from, as a digest: a definition with its base and its lock, or the manifest of an imported image.
+    /// Made again, it would be the same.
     pub definition: Digest,
     /// Bytes of its files, shared ones included.
     pub size: u64,
-    /// The packages that were asked for.
-    pub asked: Vec<String>,
+    /// The packages that were asked for, of every registry, each with its version.
+    pub versions: BTreeMap<String, String>,
     /// Each Debian package with its version.
     pub packages: BTreeMap<String, String>,
-}
-
-impl Contents {
-    /// The versions of what was asked for.
-    pub fn versions(&self) -> BTreeMap<String, String> {
-        let version = |name: &String| Some((name.clone(), self.packages.get(name)?.clone()));
-        self.asked.iter().filter_map(version).collect()
-    }
 }
 
 /// How programs of an image's language are named, compiled and run.
@@ -135,7 +180,13 @@ impl Image {
             toml::from_str(HOST).expect("the embedded definition is one: tested");
         let digest = Digest::new(Sha256::digest(HOST).into());
         let (limits, language) = (ResourceLimits::default(), None);
-        Self { name, digest, description, path, env, limits, language, root: Root::Machine(machine) }
+        let (workdir, user, root) = (None, User::FABER, Root::Machine(machine));
+        Self { name, digest, description, path, env, workdir, user, limits, language, root }
+    }
+
+    /// Whether it is a tree that was made of what has this digest.
+    pub fn is_made_of(&self, digest: &Digest) -> bool {
+        matches!(&self.root, Root::Tree(contents) if contents.definition == *digest)
     }
 
     pub fn id(&self) -> ImageId {

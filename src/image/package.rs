@@ -102,6 +102,23 @@ fn yes() -> bool {
     true
 }
 
+impl PipRequirement {
+    /// Without its versions and extras.
+    pub fn name(&self) -> &str {
+        self.0.split(|c: char| "[=<>~! ,".contains(c)).next().unwrap_or_default()
+    }
+}
+
+impl NpmPackage {
+    /// `@scope/name@range` in its two parts.
+    pub fn name_and_range(&self) -> (&str, &str) {
+        match self.0.char_indices().skip(1).find(|(_, c)| *c == '@') {
+            Some((at, _)) => (&self.0[..at], &self.0[at + 1..]),
+            None => (&self.0, "*"),
+        }
+    }
+}
+
 impl Suite {
     /// Debian 13, what definitions start from unless they say something else.
     pub fn trixie() -> Self {
@@ -130,6 +147,15 @@ mod tests {
         let npm = |text: &str| NpmPackage::try_from(text.to_owned()).is_ok();
         assert!(npm("lodash") && npm("lodash@^4.17.21") && npm("@types/node@22"));
         assert!(!npm("--x") && !npm("../x") && !npm("a/b") && !npm("git+ssh://x") && !npm("x@file:y"));
+        let parts = |text: &str| {
+            let package = NpmPackage::try_from(text.to_owned()).unwrap();
+            let (name, range) = package.name_and_range();
+            (name.to_owned(), range.to_owned())
+        };
+        assert_eq!(parts("lodash"), ("lodash".into(), "*".into()));
+        assert_eq!(parts("lodash@^4"), ("lodash".into(), "^4".into()));
+        assert_eq!(parts("@types/node@22"), ("@types/node".into(), "22".into()));
+        assert_eq!(PipRequirement::try_from("a[b]>=1".to_owned()).unwrap().name(), "a");
         let version = |text: &str| CrateVersion::try_from(text.to_owned()).is_ok();
         assert!(version("1") && version("=1.0.3") && !version("\"]"));
     }

@@ -25,35 +25,33 @@ pub enum SbomError {
 
 type Result<T> = std::result::Result<T, SbomError>;
 
+/// One package of a registry.
+pub struct Packaged {
+    /// Its kind in package URLs: deb, pypi, npm, cargo.
+    kind: &'static str,
+    namespace: Option<String>,
+    pub name: String,
+    pub version: String,
+    arch: Option<&'static str>,
+    digest: Option<Hash>,
+}
+
 /// The bill of `image`, which was made of what `lock` has. The same image has the same bill: no time, no serial number.
 ///
 /// # Errors
 /// When a part of the lock is not what its program writes.
 pub fn sbom(image: &Image, lock: &Lock) -> Result<String> {
-    let mut components = Vec::new();
-    for package in &lock.debian {
-        components.push(component("deb", Some("debian"), package, Some(architecture()))?);
-    }
-    if let (Root::Tree(contents), true) = (&image.root, lock.debian.is_empty()) {
-        for (name, version) in &contents.packages {
-            let package = Locked { name: name.clone(), version: version.clone(), sha256: String::new() };
-            components.push(component("deb", None, &package, None)?);
-        }
-    }
-    for package in &lock.pip {
-        components.push(component("pypi", None, package, None)?);
-    }
-    for package in lock.npm.as_deref().map(npm).transpose()?.unwrap_or_default() {
-        components.push(package);
-    }
-    for package in lock.cargo.as_deref().map(cargo).transpose()?.unwrap_or_default() {
-        components.push(component("cargo", None, &package, None)?);
-    }
+    let mut all: Vec<Packaged> = match (&image.root, lock.debian.is_empty()) {
+        // What an imported image says of itself: it may be of another distribution than Debian, or of none.
+        (Root::Tree(contents), true) => contents.packages.iter().map(installed).collect(),
+        _ => lock.debian.iter().map(debian).collect(),
+    };
+    all.extend(packages(lock)?);
+    let components = all.iter().map(component).collect::<Result<Vec<Component>>>()?;
     let whole = Component::new(Classification::Container, image.name.as_str(), &image.digest.to_string(), None);
-    let metadata = Metadata { component: Some(whole), ..Metadata::default() };
     let bom = Bom {
         serial_number: None,
-        metadata: Some(metadata),
+        metadata: Some(Metadata { component: Some(whole), ..Metadata::default() }),
         components: Some(Components(components)),
         spec_version: SpecVersion::V1_5,
         ..Bom::default()
@@ -63,27 +61,53 @@ pub fn sbom(image: &Image, lock: &Lock) -> Result<String> {
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// A package with its package URL (github.com/package-url/purl-spec).
-fn component(kind: &str, namespace: Option<&str>, package: &Locked, arch: Option<&str>) -> Result<Component> {
-    let Locked { name, version, sha256 } = package;
-    let failed = |source| SbomError::Purl { name: name.clone(), version: version.clone(), source };
-    let mut url = PackageUrl::new(kind.to_owned(), name.clone()).map_err(failed)?;
-    url.with_version(version.clone()).map_err(failed)?;
-    if let Some(namespace) = namespace {
-        url.with_namespace(namespace.to_owned()).map_err(failed)?;
+/// What is of the languages' own registries.
+///
+/// # Errors
+/// When a part of the lock is not what its program writes.
+pub fn packages(lock: &Lock) -> Result<Vec<Packaged>> {
+    let mut all: Vec<Packaged> = lock.pip.iter().map(|package| plain("pypi", package)).collect();
+    if let Some(lock) = &lock.npm {
+        all.extend(npm(lock)?);
     }
-    if let Some(arch) = arch {
-        url.add_qualifier("arch", arch).map_err(failed)?;
+    if let Some(lock) = &lock.cargo {
+        all.extend(cargo(lock)?);
     }
-    Ok(described(name, version, &url, (!sha256.is_empty()).then(|| hash(HashAlgorithm::SHA_256, sha256.clone()))))
+    Ok(all)
 }
 
-fn described(name: &str, version: &str, url: &PackageUrl<'_>, hash: Option<Hash>) -> Component {
+fn plain(kind: &'static str, Locked { name, version, sha256 }: &Locked) -> Packaged {
+    let digest = Some(hash(HashAlgorithm::SHA_256, sha256.clone()));
+    Packaged { kind, namespace: None, name: name.clone(), version: version.clone(), arch: None, digest }
+}
+
+fn debian(package: &Locked) -> Packaged {
+    Packaged { namespace: Some("debian".into()), arch: Some(architecture()), ..plain("deb", package) }
+}
+
+fn installed((name, version): (&String, &String)) -> Packaged {
+    let (name, version) = (name.clone(), version.clone());
+    Packaged { kind: "deb", namespace: None, name, version, arch: None, digest: None }
+}
+
+/// With its package URL (github.com/package-url/purl-spec).
+fn component(package: &Packaged) -> Result<Component> {
+    let Packaged { kind, namespace, name, version, arch, digest } = package;
+    let bare = name.rsplit('/').next().unwrap_or(name);
+    let failed = |source| SbomError::Purl { name: name.clone(), version: version.clone(), source };
+    let mut url = PackageUrl::new((*kind).to_owned(), bare.to_owned()).map_err(failed)?;
+    url.with_version(version.clone()).map_err(failed)?;
+    if let Some(namespace) = namespace {
+        url.with_namespace(namespace.clone()).map_err(failed)?;
+    }
+    if let Some(arch) = arch {
+        url.add_qualifier("arch", *arch).map_err(failed)?;
+    }
     let url = url.to_string();
     let mut component = Component::new(Classification::Library, name, version, Some(url.clone()));
     component.purl = url.parse::<Purl>().ok();
-    component.hashes = hash.map(|hash| Hashes(vec![hash]));
-    component
+    component.hashes = digest.clone().map(|digest| Hashes(vec![digest]));
+    Ok(component)
 }
 
 fn hash(alg: HashAlgorithm, digits: String) -> Hash {
@@ -93,11 +117,11 @@ fn hash(alg: HashAlgorithm, digits: String) -> Hash {
 /// package-lock.json (npm documentation, lockfileVersion 3), as far as it is of use here.
 #[derive(Deserialize)]
 struct NpmLock {
-    packages: BTreeMap<String, NpmPackage>,
+    packages: BTreeMap<String, NpmLocked>,
 }
 
 #[derive(Deserialize)]
-struct NpmPackage {
+struct NpmLocked {
     version: Option<String>,
     integrity: Option<String>,
     #[serde(default)]
@@ -106,30 +130,23 @@ struct NpmPackage {
     cpu: Vec<String>,
 }
 
-/// What npm installed: its lock also has what other systems would get.
-fn npm(lock: &str) -> Result<Vec<Component>> {
+/// What npm installed: its lock also has what other systems would get. A package can be there at several places.
+fn npm(lock: &str) -> Result<Vec<Packaged>> {
     let lock: NpmLock = serde_json::from_str(lock).map_err(|_| SbomError::Foreign("npm"))?;
     let cpu = if architecture() == "amd64" { "x64" } else { architecture() };
     let is_for = |list: &[String], here: &str| list.is_empty() || list.iter().any(|name| name == here);
-    let mut components = Vec::new();
-    for (path, package) in &lock.packages {
-        let (Some((_, name)), Some(version)) = (path.rsplit_once("node_modules/"), &package.version) else { continue };
+    let mut all = BTreeMap::new();
+    for (path, package) in lock.packages {
+        let (Some((_, name)), Some(version)) = (path.rsplit_once("node_modules/"), package.version) else { continue };
         if !is_for(&package.os, "linux") || !is_for(&package.cpu, cpu) {
             continue;
         }
-        let failed = |source| SbomError::Purl { name: name.to_owned(), version: version.clone(), source };
-        let (namespace, bare) = name.split_once('/').map_or((None, name), |(scope, bare)| (Some(scope), bare));
-        let mut url = PackageUrl::new("npm", bare.to_owned()).map_err(failed)?;
-        url.with_version(version.clone()).map_err(failed)?;
-        if let Some(namespace) = namespace {
-            url.with_namespace(namespace.to_owned()).map_err(failed)?;
-        }
-        let digits = package.integrity.as_deref().and_then(sha512);
-        components.push(described(name, version, &url, digits.map(|digits| hash(HashAlgorithm::SHA_512, digits))));
+        let namespace = name.split_once('/').map(|(scope, _)| scope.to_owned());
+        let digest = package.integrity.as_deref().and_then(sha512).map(|digits| hash(HashAlgorithm::SHA_512, digits));
+        let key = (name.to_owned(), version.clone());
+        all.insert(key, Packaged { kind: "npm", namespace, name: name.to_owned(), version, arch: None, digest });
     }
-    // One package can be there at several places.
-    components.dedup_by(|one, other| one.bom_ref == other.bom_ref);
-    Ok(components)
+    Ok(all.into_values().collect())
 }
 
 /// The digits of a subresource integrity string.
@@ -141,20 +158,20 @@ fn sha512(integrity: &str) -> Option<String> {
 /// Cargo.lock, as far as it is of use here; what is from no registry is our own.
 #[derive(Deserialize)]
 struct CargoLock {
-    package: Vec<CargoPackage>,
+    package: Vec<CargoLocked>,
 }
 
 #[derive(Deserialize)]
-struct CargoPackage {
+struct CargoLocked {
     name: String,
     version: String,
     checksum: Option<String>,
 }
 
-fn cargo(lock: &str) -> Result<Vec<Locked>> {
+fn cargo(lock: &str) -> Result<Vec<Packaged>> {
     let lock: CargoLock = toml::from_str(lock).map_err(|_| SbomError::Foreign("cargo"))?;
-    let locked = |package: CargoPackage| {
-        Some(Locked { name: package.name, version: package.version, sha256: package.checksum? })
+    let locked = |CargoLocked { name, version, checksum }: CargoLocked| {
+        Some(plain("cargo", &Locked { name, version, sha256: checksum? }))
     };
     Ok(lock.package.into_iter().filter_map(locked).collect())
 }

@@ -11,18 +11,16 @@
 //! A tree never changes once it has its name: a new build is a new tree. Who uses one holds a shared flock(2) on its
 //! directory, which whoever removes it takes alone.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
-use super::tree::{self, TreeError, Unpacked};
-use super::{Contents, Image, Language, Lock, LockError, Root};
-use crate::task::{Digest, ImageName, ResourceLimits};
+use super::tree::{Place, TreeError};
+use super::{Image, Lock, LockError};
+use crate::task::{Digest, ImageName};
 
 const IMAGE_JSON: &str = "image.json";
 /// What is told of an image is small.
@@ -63,37 +61,6 @@ pub struct InUse {
     pub image: Image,
     pub rootfs: PathBuf,
     _lock: File,
-}
-
-/// A tree that has no place yet.
-pub struct Staged {
-    directory: TempDir,
-    unpacked: Unpacked,
-}
-
-/// What is told of an image: all that its files do not say.
-pub struct Told {
-    pub name: ImageName,
-    pub description: String,
-    pub path: String,
-    pub env: BTreeMap<String, String>,
-    pub limits: ResourceLimits,
-    pub language: Option<Language>,
-    /// A digest over all of this.
-    pub of: Digest,
-    pub contents: Contents,
-}
-
-impl Staged {
-    /// Bytes of its files.
-    pub fn size(&self) -> u64 {
-        self.unpacked.size
-    }
-
-    /// Each Debian package with its version.
-    pub fn packages(&self) -> &BTreeMap<String, String> {
-        &self.unpacked.packages
-    }
 }
 
 /// The right to change what is in the store; one at a time.
@@ -213,41 +180,42 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// Where what is made may keep what it needs meanwhile.
+    pub fn scratch(&self) -> PathBuf {
+        self.store.dir.join("staging")
+    }
+
     /// A directory for what is being made; removed when dropped.
     pub fn stage(&self) -> Result<TempDir> {
-        let staging = self.store.dir.join("staging");
+        let staging = self.scratch();
         let staged = TempDir::new_in(&staging).map_err(at("create a directory in", &staging))?;
         fs::set_permissions(staged.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
             .map_err(at("set the mode of", staged.path()))?;
         Ok(staged)
     }
 
-    /// Makes a tree of an archive, which is no image yet.
-    pub fn unpack(&self, archive: impl io::Read, progress: &dyn Fn(u64)) -> Result<Staged> {
-        let directory = self.stage()?;
-        let rootfs = directory.path().join("rootfs");
+    /// Has `fill` make the files of an image and say what is told of it and what it was made of, and gives it its name. Until
+    /// then the old one stands; if anything fails, it stays. `progress` hears how many bytes are there.
+    pub fn make<E: From<StoreError>>(
+        &self,
+        progress: &dyn Fn(u64),
+        fill: impl FnOnce(&Place<'_>) -> std::result::Result<(Image, Option<Lock>), E>,
+    ) -> std::result::Result<Image, E> {
+        let staged = self.stage()?;
+        let rootfs = staged.path().join("rootfs");
         fs::create_dir(&rootfs).map_err(at("create", &rootfs))?;
-        let unpacked = tree::unpack(archive, &rootfs, &self.store.dir.join("files"), progress)?;
-        Ok(Staged { directory, unpacked })
-    }
-
-    /// Makes an image of a tree, and gives it its name. Until then the old one stands; if anything fails, it stays.
-    pub fn place(&self, staged: Staged, told: Told, lock: &Lock) -> Result<Image> {
-        let Staged { directory, unpacked } = staged;
-        let Told { name, description, path, env, limits, language, of, contents } = told;
-        let digest = Digest::new(Sha256::digest(format!("{} {of}", unpacked.digest)).into());
-        let image = Image { name, digest, description, path, env, limits, language, root: Root::Tree(contents) };
-        let json = directory.path().join(IMAGE_JSON);
+        let (image, lock) = fill(&Place { tree: &rootfs, files: &self.store.dir.join("files"), progress })?;
+        let json = staged.path().join(IMAGE_JSON);
         let text =
             serde_json::to_vec_pretty(&image).map_err(|source| StoreError::Json { path: json.clone(), source })?;
         fs::write(&json, text).map_err(at("write", &json))?;
-        lock.write(directory.path())?;
-        self.put(directory, &image)?;
+        lock.map_or(Ok(()), |lock| lock.write(staged.path())).map_err(StoreError::from)?;
+        self.place(staged, &image)?;
         Ok(image)
     }
 
     /// The tree gets its place, then the name points at it.
-    fn put(&self, staged: TempDir, image: &Image) -> Result<()> {
+    fn place(&self, staged: TempDir, image: &Image) -> Result<()> {
         let tree = self.store.trees().join(image.digest.hex());
         match fs::rename(staged.path(), &tree) {
             // The very same image was built before.

@@ -19,13 +19,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_se
 
 use super::cgroup::{Cgroup, CgroupError, Tree};
 use super::init::wire::{Command, Notice, Step};
-use super::init::{Init, Purpose, WORKSPACE};
+use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
 use super::spec;
 use super::watch::{self, Watch};
 use crate::frame;
-use crate::image::Image;
+use crate::image::{Image, WORKSPACE};
 use crate::task::{Hits, ImageId, Limit, Limits, Outcome, Report, Task};
 
 /// How long the init may take from the start of the container to a prepared task.
@@ -115,8 +115,8 @@ impl Created {
         spec::build(&purpose, &cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (start, init_start) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let (stdout, init_stdout) = pipe(slot.task_ids())?;
-        let (stderr, init_stderr) = pipe(slot.task_ids())?;
+        let (stdout, init_stdout) = pipe(slot.ids_of(image.user))?;
+        let (stderr, init_stderr) = pipe(slot.ids_of(image.user))?;
         let foreign = [&control, &start].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
         let init = Init {
             control: init_control.as_raw_fd(),
@@ -302,6 +302,8 @@ fn command(task: Task, image: &Image) -> (Command, Vec<String>) {
         argv,
         env,
         path: image.path.clone(),
+        user: image.user,
+        directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
         files,
         file_descriptors: task.limits.file_descriptors,
         // Far enough behind the watch's limit for the kernel's coarser clock never to be first.

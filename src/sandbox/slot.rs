@@ -11,12 +11,12 @@ use std::rc::Rc;
 use super::cgroup::{CgroupError, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
-use super::init::{Purpose, TASK_GID, TASK_UID};
+use super::init::Purpose;
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
 use super::spec;
-use crate::image::{Image, InUse, Root, Store, StoreError};
+use crate::image::{Image, InUse, Root, Store, StoreError, User};
 use crate::task::{ImageId, ImageName};
 
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +101,8 @@ impl Slot {
     /// A container of the image, with its init waiting for a task.
     pub fn create(&mut self, id: &ImageId) -> Result<Created, ContainerError> {
         let (image, bundle) = self.bundle(id)?;
-        self.container(&bundle, image, Purpose::Task)
+        let user = image.user;
+        self.container(&bundle, image, Purpose::Task(user))
     }
 
     /// A container with the root file system that is in place in `bundle`.
@@ -116,9 +117,9 @@ impl Slot {
         Created::create(self, &name, bundle, image, purpose)
     }
 
-    /// Whom the task's user and group are on the machine.
-    pub(super) fn task_ids(&self) -> (u32, u32) {
-        (self.ids.base() + TASK_UID, self.ids.base() + TASK_GID)
+    /// Who a container's user and group are on the machine.
+    pub(super) fn ids_of(&self, User { uid, gid }: User) -> (u32, u32) {
+        (self.ids.base() + uid, self.ids.base() + gid)
     }
 
     /// Where libcontainer keeps its containers' state.

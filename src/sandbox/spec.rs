@@ -12,7 +12,8 @@ use libcontainer::oci_spec::runtime::{
     Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
-use super::init::{Purpose, TASK_GID, TASK_UID, WORKSPACE};
+use super::init::Purpose;
+use crate::image::{User, WORKSPACE};
 
 /// The host name inside.
 const HOSTNAME: &str = "faber";
@@ -49,7 +50,7 @@ const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys",
 /// When a builder misses a field, which would be a mistake here.
 pub fn build(purpose: &Purpose, cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
     let (is_task, cwd, network) = match purpose {
-        Purpose::Task => (true, WORKSPACE, Some(network)),
+        Purpose::Task(_) => (true, WORKSPACE, Some(network)),
         Purpose::BuildStep { .. } => (false, "/", None),
     };
     SpecBuilder::default()
@@ -119,8 +120,8 @@ fn mounts(purpose: &Purpose) -> Result<Vec<Mount>, OciSpecError> {
         mount("tmpfs", "tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
     ];
     match purpose {
-        Purpose::Task => {
-            let workspace = format!("nosuid,nodev,mode=755,uid={TASK_UID},gid={TASK_GID},size=256m,nr_inodes=64k");
+        Purpose::Task(User { uid, gid }) => {
+            let workspace = format!("nosuid,nodev,mode=755,uid={uid},gid={gid},size=256m,nr_inodes=64k");
             mounts.push(mount("tmpfs", "tmpfs", "/tmp", "nosuid,nodev,mode=1777,size=128m,nr_inodes=64k")?);
             mounts.push(mount("tmpfs", "tmpfs", WORKSPACE, &workspace)?);
         }

@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid, setsid};
+use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 
 use super::wire::{Notice, Step};
-use super::{Failure, TASK_GID, TASK_UID, at, notify};
+use super::{Failure, at, notify};
+use crate::image::User;
 use crate::sandbox::kernel;
 use crate::sandbox::seccomp::Programs;
 
@@ -22,6 +23,9 @@ pub struct Child<'a> {
     pub candidates: Vec<CString>,
     pub argv: Vec<CString>,
     pub env: Vec<CString>,
+    pub user: User,
+    /// Where it starts: one path.
+    pub directory: Vec<CString>,
     pub file_descriptors: u64,
     pub cpu_seconds: u64,
     pub programs: &'a Programs,
@@ -49,8 +53,13 @@ impl Child<'_> {
         if self.becomes_nobody {
             drop_bounding_set().map_err(at(Step::Privileges))?;
             // The kernel clears every other set when root becomes somebody else (capabilities(7)).
-            become_user().map_err(|errno| at(Step::User)(errno.into()))?;
+            become_user(self.user).map_err(|errno| at(Step::User)(errno.into()))?;
         }
+        // As the user, who may not enter every directory.
+        self.directory
+            .iter()
+            .try_for_each(|directory| chdir(directory.as_c_str()))
+            .map_err(|e| at(Step::Directory)(e.into()))?;
         // Loading also sets no_new_privs.
         self.programs.load().map_err(|_| Failure { step: Step::Seccomp, errno: io_errno() })
     }
@@ -110,8 +119,8 @@ fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-fn become_user() -> nix::Result<()> {
-    let (uid, gid) = (Uid::from_raw(TASK_UID), Gid::from_raw(TASK_GID));
+fn become_user(user: User) -> nix::Result<()> {
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
     setgroups(&[])?;
     setresgid(gid, gid, gid)?;
     setresuid(uid, uid, uid)

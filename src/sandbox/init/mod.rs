@@ -1,6 +1,6 @@
 //! The init: PID 1 of every container, Faber's own, run by libcontainer as the spec's process.
 //!
-//! It runs as root of the slot's user namespace with four capabilities; the task runs as [`TASK_UID`] with none. So the
+//! It runs as root of the slot's user namespace with four capabilities; the task runs as its image's [`User`] with none. So the
 //! task can neither signal nor inspect it. It is a fork of the single-threaded runner, without exec: it may allocate,
 //! but must not log.
 
@@ -23,21 +23,15 @@ use nix::unistd::Pid;
 use super::kernel;
 use super::seccomp::Programs;
 use crate::frame;
+use crate::image::{User, WORKSPACE};
 use child::Child;
 use wire::{Command, Notice, Step};
-
-/// Where a task starts and its files are.
-pub const WORKSPACE: &str = "/workspace";
-/// The task's user and group inside: of the range Debian keeps free for nobody (65000–65533), so that no file of the
-/// machine is the task's own by chance.
-pub const TASK_UID: u32 = 65_000;
-pub const TASK_GID: u32 = 65_000;
 
 /// What a container is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Purpose {
-    /// To run a client's command: as nobody, in the workspace, alone on its network.
-    Task,
+    /// To run a client's command: as this user without privileges, in the workspace, alone on its network.
+    Task(User),
     /// To make an image: as root of the user namespace, with a root that it may change and with the machine's network.
     /// `files` of the machine are there read-only, each under its name in the container.
     BuildStep { files: Vec<(String, String)> },
@@ -118,7 +112,8 @@ impl Init {
     fn prepare(&self, control: &File, start: &OwnedFd) -> Result<Pid, Failure> {
         let command: Option<Command> = frame::receive(&mut &*control).map_err(at(Step::Receive))?;
         let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
-        kernel::set_fs_ids(TASK_UID, TASK_GID);
+        let User { uid, gid } = command.user;
+        kernel::set_fs_ids(uid, gid);
         let placed = place::files(WORKSPACE, &command.files, control);
         kernel::set_fs_ids(0, 0);
         placed.map_err(at(Step::Files))?;
@@ -126,10 +121,12 @@ impl Init {
             candidates: candidates(&command.argv[0], &command.path),
             argv: strings(command.argv),
             env: strings(command.env.into_iter().map(|(name, value)| format!("{name}={value}"))),
+            user: command.user,
+            directory: strings([command.directory]),
             file_descriptors: command.file_descriptors,
             cpu_seconds: command.cpu_seconds,
             programs: &self.programs,
-            becomes_nobody: self.purpose == Purpose::Task,
+            becomes_nobody: matches!(self.purpose, Purpose::Task(_)),
         };
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)

@@ -15,6 +15,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+use crate::image::User;
 use crate::task::WorkspacePath;
 
 /// What to run; everything in it was looked at before. The contents of the files follow it, in their order, as they are:
@@ -25,6 +26,9 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Where a command without a slash is looked up.
     pub path: String,
+    pub user: User,
+    /// Where it starts.
+    pub directory: String,
     /// Each file and how many bytes it has.
     pub files: Vec<(WorkspacePath, u64)>,
     pub file_descriptors: u64,
@@ -53,19 +57,21 @@ pub enum Step {
     Session,
     Limits,
     User,
+    Directory,
     Privileges,
     Seccomp,
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Receive,
         Self::Files,
         Self::Fork,
         Self::Session,
         Self::Limits,
         Self::User,
+        Self::Directory,
         Self::Privileges,
         Self::Seccomp,
         Self::Exec,
@@ -79,6 +85,7 @@ impl Step {
             Self::Session => "make the task's session",
             Self::Limits => "set the task's resource limits",
             Self::User => "become the task's user",
+            Self::Directory => "enter the image's working directory",
             Self::Privileges => "give up privileges",
             Self::Seccomp => "load the seccomp filter",
             Self::Exec => "execute the command",

@@ -1,6 +1,7 @@
 //! A server of a test's own, and the proof that it leaves nothing.
 
 pub mod left;
+pub mod oci;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};

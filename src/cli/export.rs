@@ -1,0 +1,53 @@
+//! `faber image export`: an image of Faber's for other tools.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::image::StoreArgs;
+use super::import::{INTERRUPTED, Looker};
+use crate::image::{ExportError, Exported, Store, Watch, export};
+use crate::task::ImageName;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The archive has one layer, and ENV, WORKDIR and USER as tasks have them. The same
+image is the same bytes. Exit status 130 when interrupted: then no file is left.
+
+Example:
+  faber image export python python.tar && podman load -i python.tar
+  podman run --rm localhost/python python3 -c 'print(1)'")]
+pub struct ExportArgs {
+    /// The image
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The OCI archive to write
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(rustix::process::geteuid().is_root(), "images belong to root: run it as root, with sudo");
+    let (name, store) = (ImageName::parse(&args.name)?, Store::new(&args.store.config()?.data_dir));
+    let looker = Looker::new(name.as_str())?;
+    let watch = Watch { progress: &|step| looker.says(step), stopped: &|| looker.stopped() };
+    let done = export(&store, &name, &args.file, &watch);
+    looker.bar.finish_and_clear();
+    match done {
+        Ok(Exported { size, digest }) if args.store.json => {
+            super::print(&format!("{{\"size\": {size}, \"digest\": \"{digest}\"}}"))
+        }
+        Ok(Exported { size, digest }) => {
+            let mib = size.div_ceil(1 << 20);
+            super::print(&format!("{}: {mib} MiB, podman load -i takes it; {digest}", args.file.display()))
+        }
+        Err(ExportError::Interrupted) => {
+            eprintln!("faber: interrupted: nothing was written");
+            Ok(ExitCode::from(INTERRUPTED))
+        }
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,418 @@
+//! Images that other tools made, and images for them.
+//!
+//! ```text
+//! a directory, an archive ──layout──┐
+//!                                   ├─> index ──choose──> manifest ──> config ──settings──> what is told of it
+//! a reference ─────────────registry─┘                         └──────> layers ──tree──────> files
+//! ```
+//! Whatever comes is anybody's. Documents are small, or refused; a blob is what its digest says, or an error before its
+//! image has a name; a layer is what the config says too.
+
+mod blob;
+mod choose;
+mod export;
+mod layout;
+mod registry;
+mod settings;
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use oci_client::Reference;
+use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+pub use export::{ExportError, Exported, export};
+pub use registry::Login;
+
+use super::tree::{self, Kind, Place, TreeError, Unpacked, Unpacking};
+use super::{Contents, Image, Root, StoreError, Writer};
+use crate::task::{Digest, ImageName, ResourceLimits};
+use blob::{Blob, Verified, Watched, unpacked};
+use layout::{Layout, Saved};
+use registry::Registry;
+use settings::Settings;
+
+/// Bytes of an index, a manifest or a config: registries take no larger manifests (distribution-spec).
+const MANIFEST_BYTES: u64 = 4 << 20;
+/// Container engines stop far below that.
+const LAYERS: usize = 500;
+/// Indexes in indexes.
+const INDEXES: usize = 4;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OciError {
+    #[error("{step} {path}")]
+    Io { step: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{0} is neither an OCI layout nor an archive of one or of `docker save`: it has no index.json and no manifest.json"
+    )]
+    NotAnImage(PathBuf),
+    #[error("{0:?} is no file, no directory and no reference to an image in a registry")]
+    NotASource(String),
+    #[error("{name} cannot be understood")]
+    Json { name: String, source: serde_json::Error },
+    #[error("{0} is larger than 4 MiB")]
+    TooLong(String),
+    #[error("read {name}")]
+    Blob { name: String, source: io::Error },
+    #[error("the digest {0:?} is not sha256's, which is the only one that Faber reads")]
+    Digest(String),
+    #[error("there is no image for {wanted}; there is {listed}")]
+    NoneForThisMachine { wanted: String, listed: String },
+    #[error("there is more than one image: {listed}; --tag chooses one")]
+    MoreThanOne { listed: String },
+    #[error("the image is for {is}, and this machine is {here}")]
+    OtherPlatform { is: String, here: String },
+    #[error("the manifest is not one of a container image: {0}")]
+    Manifest(&'static str),
+    #[error("layer {number} of {count}")]
+    Layer { number: usize, count: usize, source: Box<OciError> },
+    #[error("{reference}")]
+    Registry { reference: String, source: Box<oci_client::errors::OciDistributionError> },
+    #[error("the registry says nothing")]
+    Silent,
+    #[error("beyond loopback no password goes over plain HTTP")]
+    PasswordInTheOpen,
+    #[error("the login that is kept for {0} is an identity token, which Faber cannot use: give --username")]
+    IdentityToken(String),
+    #[error("the login that is kept for {registry}: {reason}")]
+    Login { registry: String, reason: String },
+    #[error("start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("interrupted")]
+    Interrupted,
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+type Result<T> = std::result::Result<T, OciError>;
+
+fn at(step: &'static str, path: &Path) -> impl Fn(io::Error) -> OciError {
+    move |source| OciError::Io { step, path: path.to_owned(), source }
+}
+
+/// Who looks on: hears what is being done, and may stop it.
+pub struct Watch<'a> {
+    pub progress: &'a dyn Fn(&str),
+    pub stopped: &'a dyn Fn() -> bool,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    Directory(PathBuf),
+    Archive(PathBuf),
+    Registry(Reference),
+}
+
+/// What is asked of an import.
+pub struct Request {
+    pub source: Source,
+    pub name: ImageName,
+    /// Of several images in a layout.
+    pub tag: Option<String>,
+    /// In place of the image's own.
+    pub workdir: Option<String>,
+    pub plain_http: bool,
+    pub login: Option<Login>,
+}
+
+/// What an import did.
+#[derive(Debug)]
+pub struct Imported {
+    pub image: Image,
+    pub unchanged: bool,
+    /// What of the image's config could not be kept, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// Where the parts of an image are.
+trait Blobs {
+    /// The document to begin with.
+    fn first(&self) -> Result<Document>;
+    /// An index or a manifest that another document names.
+    fn manifest(&self, blob: &Blob) -> Result<Vec<u8>>;
+    /// Anything else; its end is an error unless it is what it has to be.
+    fn blob(&self, blob: &Blob) -> Result<Box<dyn Read + '_>>;
+}
+
+enum Document {
+    /// An index or a manifest.
+    Oci(Vec<u8>),
+    /// The manifest.json of `docker save`.
+    Docker(Vec<Saved>),
+}
+
+/// An image, as its manifest has it.
+struct Found {
+    config: Blob,
+    layers: Vec<Blob>,
+    /// Over the manifest: everything follows from it.
+    digest: Digest,
+}
+
+impl Source {
+    /// What is there under this name in the file system, else a reference.
+    pub fn parse(text: &str) -> Result<Self> {
+        let path = Path::new(text);
+        if path.is_dir() {
+            return Ok(Self::Directory(path.to_owned()));
+        }
+        if path.exists() {
+            return Ok(Self::Archive(path.to_owned()));
+        }
+        let reference = if text.starts_with(['.', '/']) { None } else { text.parse().ok() };
+        reference.map(Self::Registry).ok_or_else(|| OciError::NotASource(text.to_owned()))
+    }
+
+    /// The name that an image has by itself: the last of the repository's or of the file's, without what follows it.
+    pub fn name(&self) -> Option<ImageName> {
+        let name = match self {
+            Self::Registry(reference) => reference.repository().rsplit('/').next()?.to_owned(),
+            Self::Directory(path) | Self::Archive(path) => {
+                let name = path.file_name()?.to_str()?;
+                let endings = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
+                endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name).to_owned()
+            }
+        };
+        ImageName::parse(&name).ok()
+    }
+
+    /// For people; of a file only its last name, since clients of the server see it.
+    fn words(&self) -> String {
+        match self {
+            Self::Registry(reference) => reference.whole(),
+            Self::Directory(path) | Self::Archive(path) => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
+/// Makes a Faber image of an image of another tool.
+///
+/// # Errors
+/// What was there under the name stays, whatever fails.
+pub fn import(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Result<Imported> {
+    let Request { source, name, tag, workdir, plain_http, login } = request;
+    let description = format!("imported from {}", source.words());
+    (watch.progress)("reading the manifest");
+    let blobs: Box<dyn Blobs + '_> = match source {
+        Source::Directory(path) => Box::new(Layout::directory(&path)),
+        Source::Archive(path) => Box::new(Layout::archive(&path, &writer.scratch(), watch)?),
+        Source::Registry(reference) => Box::new(Registry::reach(reference, plain_http, login, watch)?),
+    };
+    let found = find(&*blobs, tag.as_deref())?;
+    let told = Told { name, description, workdir };
+    let made_of = told.digest(&found.digest);
+    if let Some(image) = writer.store().image(&told.name).ok().filter(|image| image.is_made_of(&made_of)) {
+        return Ok(Imported { image, unchanged: true, notes: Vec::new() });
+    }
+    let config: ImageConfiguration = parse(&read_all(blobs.blob(&found.config)?, &found.config.name)?, "its config")?;
+    check_platform(&config)?;
+    if config.rootfs().diff_ids().len() != found.layers.len() {
+        return Err(OciError::Manifest("its config has another number of layers"));
+    }
+    let mut notes = Vec::new();
+    let (number, count) = (Cell::new(0), found.layers.len());
+    let progress = |bytes| (watch.progress)(&format!("layer {} of {count}, {} MiB", number.get(), bytes >> 20));
+    let made = writer.make(&progress, |place| {
+        let mut unpacking = Unpacking::new(Kind::Layers, place)?;
+        for (layer, diff_id) in found.layers.iter().zip(config.rootfs().diff_ids()) {
+            number.set(number.get() + 1);
+            progress(0);
+            unpack(&mut unpacking, &*blobs, layer, diff_id, watch).map_err(|source| OciError::Layer {
+                number: number.get(),
+                count,
+                source: Box::new(source),
+            })?;
+        }
+        let (image, said) = finish(unpacking, &config, &told, made_of, place)?;
+        notes = said;
+        Ok::<_, OciError>((image, None))
+    });
+    match made {
+        Ok(image) => Ok(Imported { image, unchanged: false, notes }),
+        Err(error) => {
+            // Files of the layers that were good.
+            let _ = writer.collect();
+            Err(if (watch.stopped)() { OciError::Interrupted } else { error })
+        }
+    }
+}
+
+/// What the operator says of an image.
+struct Told {
+    name: ImageName,
+    description: String,
+    workdir: Option<String>,
+}
+
+impl Told {
+    /// What it is made of: the same again would be the same image.
+    fn digest(&self, manifest: &Digest) -> Digest {
+        let Self { name, description, workdir } = self;
+        let parts = format!("import {} {manifest} {name} {description:?} {workdir:?}", tree::FORM);
+        Digest::new(Sha256::digest(parts).into())
+    }
+}
+
+fn unpack(
+    unpacking: &mut Unpacking<'_>,
+    blobs: &dyn Blobs,
+    layer: &Blob,
+    diff_id: &str,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    let diff_id = Digest::try_from(diff_id.to_owned()).map_err(|_| OciError::Digest(diff_id.to_owned()))?;
+    let content = Watched { content: blobs.blob(layer)?, watch };
+    let content = unpacked(content).map_err(TreeError::Archive)?;
+    let name = format!("what {} holds", layer.name);
+    Ok(unpacking.archive(Verified::new(content, name, Some(diff_id), None))?)
+}
+
+/// What is told of the image, of which the config says one part and the files another.
+fn finish(
+    mut unpacking: Unpacking<'_>,
+    config: &ImageConfiguration,
+    told: &Told,
+    made_of: Digest,
+    place: &Place<'_>,
+) -> Result<(Image, Vec<String>)> {
+    let mut settings = Settings::of(config, told.workdir.as_deref());
+    settings.make_workdir(&mut unpacking)?;
+    let Unpacked { digest: tree, size, packages } = unpacking.finish()?;
+    settings.look(place.tree);
+    let Settings { path, env, workdir, user, notes, .. } = settings;
+    // The name and all that is told count too.
+    let digest = Digest::new(Sha256::digest(format!("{tree} {made_of} {path:?} {env:?} {workdir:?} {user:?}")).into());
+    let image = Image {
+        name: told.name.clone(),
+        digest,
+        description: told.description.clone(),
+        path,
+        env,
+        workdir,
+        user,
+        limits: ResourceLimits::default(),
+        language: None,
+        root: Root::Tree(Contents { definition: made_of, size, versions: Default::default(), packages }),
+    };
+    Ok((image, notes))
+}
+
+/// From the first document to the manifest of the one image.
+fn find(blobs: &dyn Blobs, tag: Option<&str>) -> Result<Found> {
+    let mut text = match blobs.first()? {
+        Document::Oci(text) => text,
+        Document::Docker(images) => return saved(images, tag),
+    };
+    // Only the outermost index has tags.
+    let mut tag = tag;
+    for _ in 0..INDEXES {
+        if !is_index(&text)? {
+            return described(&text);
+        }
+        let index: ImageIndex = parse(&text, "its index")?;
+        text = blobs.manifest(&Blob::described(choose::choose(&index, tag.take())?)?)?;
+    }
+    Err(OciError::Manifest("there are too many indexes in indexes"))
+}
+
+/// An index has manifests, a manifest has layers; media types may be missing.
+fn is_index(text: &[u8]) -> Result<bool> {
+    #[derive(Deserialize)]
+    struct Either {
+        manifests: Option<serde::de::IgnoredAny>,
+        layers: Option<serde::de::IgnoredAny>,
+    }
+    let Either { manifests, layers } = parse(text, "its manifest")?;
+    match (manifests, layers) {
+        (Some(_), None) => Ok(true),
+        (None, Some(_)) => Ok(false),
+        _ => Err(OciError::Manifest("it has either manifests or layers")),
+    }
+}
+
+fn described(text: &[u8]) -> Result<Found> {
+    let manifest: ImageManifest = parse(text, "its manifest")?;
+    let layers = manifest.layers().iter().map(Blob::described).collect::<Result<Vec<_>>>()?;
+    if layers.len() > LAYERS {
+        return Err(OciError::Manifest("it has too many layers"));
+    }
+    let digest = Digest::new(Sha256::digest(text).into());
+    Ok(Found { config: Blob::described(manifest.config())?, layers, digest })
+}
+
+/// The one image of a `docker save` archive. Its config is named by its digest, and knows its layers' contents.
+fn saved(images: Vec<Saved>, tag: Option<&str>) -> Result<Found> {
+    let has_tag = |image: &Saved| {
+        let tags = image.repo_tags.iter().flatten();
+        tag.is_none_or(|tag| {
+            tags.into_iter().any(|name| name == tag || name.rsplit_once(':').is_some_and(|n| n.1 == tag))
+        })
+    };
+    let listed =
+        images.iter().flat_map(|image| image.repo_tags.iter().flatten()).cloned().collect::<Vec<_>>().join(", ");
+    let mut images = images.into_iter().filter(has_tag);
+    let Some(Saved { config, layers, .. }) = images.next() else {
+        return Err(OciError::NoneForThisMachine { wanted: tag.unwrap_or("this machine").to_owned(), listed });
+    };
+    if images.next().is_some() {
+        return Err(OciError::MoreThanOne { listed });
+    }
+    if layers.len() > LAYERS {
+        return Err(OciError::Manifest("it has too many layers"));
+    }
+    let digits = Path::new(&config).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    let digest = Digest::try_from(format!("sha256:{digits}")).map_err(|_| OciError::Digest(config.clone()))?;
+    let part = |name, digest| Blob { name, digest, size: None };
+    let layers = layers.into_iter().map(|name| part(name, None)).collect();
+    Ok(Found { config: part(config, Some(digest.clone())), layers, digest })
+}
+
+fn check_platform(config: &ImageConfiguration) -> Result<()> {
+    let (os, architecture) = choose::here();
+    if (config.os(), config.architecture()) != (&os, &architecture) {
+        return Err(OciError::OtherPlatform {
+            is: choose::words(config.os(), config.architecture(), config.variant().as_deref()),
+            here: choose::words(&os, &architecture, None),
+        });
+    }
+    Ok(())
+}
+
+fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], name: &str) -> Result<T> {
+    serde_json::from_slice(text).map_err(|source| OciError::Json { name: name.to_owned(), source })
+}
+
+/// A small document.
+fn read_all(content: impl Read, name: &str) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let read = content.take(MANIFEST_BYTES + 1).read_to_end(&mut text);
+    read.map_err(|source| OciError::Blob { name: name.to_owned(), source })?;
+    if text.len() as u64 > MANIFEST_BYTES { Err(OciError::TooLong(name.to_owned())) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_has_a_name_of_its_own() {
+        let name = |text: &str| Source::parse(text).ok().and_then(|source| source.name()).map(String::from);
+        let some = |name: &str| Some(name.to_owned());
+        assert_eq!(name("docker.io/library/alpine:3.20"), some("alpine"));
+        assert_eq!(name("alpine"), some("alpine"));
+        assert_eq!(name("127.0.0.1:5000/a/b-c@sha256:".to_owned().as_str()), None);
+        assert_eq!(name(&format!("127.0.0.1:5000/a/b-c@sha256:{}", "0".repeat(64))), some("b-c"));
+        assert_eq!([name("./nothing-there.tar"), name("/nothing/there"), name("A B")], [None, None, None]);
+        let named = |path: &str| Source::Archive(path.into()).name().map(String::from);
+        assert_eq!([named("/x/a.b.tar.gz"), named("a.tar"), named("A.tar")], [some("a.b"), some("a"), None]);
+    }
+}

@@ -1,0 +1,51 @@
+//! What all kinds of entries have beside their content.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
+use tar::Header;
+
+/// Ids beyond what a container has become nobody's.
+const NOBODY: u32 = 65_534;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Attributes {
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub modified: u64,
+}
+
+/// A directory that no archive names.
+pub const DIRECTORY: Attributes = Attributes { mode: 0o755, uid: 0, gid: 0, modified: 0 };
+/// A file of Faber's own.
+pub const READABLE: Attributes = Attributes { mode: 0o644, ..DIRECTORY };
+
+impl Attributes {
+    pub fn of(header: &Header) -> io::Result<Self> {
+        Ok(Self {
+            // No setuid, setgid: they would be without effect, and nobody is to wonder.
+            mode: header.mode()? & 0o1777,
+            uid: id(header.uid()?),
+            gid: id(header.gid()?),
+            modified: header.mtime()?,
+        })
+    }
+
+    /// Owner first: a change of owner clears bits of the mode.
+    pub fn set(&self, file: BorrowedFd<'_>) -> rustix::io::Result<()> {
+        fchown(file, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        fchmod(file, Mode::from_raw_mode(self.mode))?;
+        futimens(file, &times(self.modified))
+    }
+}
+
+fn id(number: u64) -> u32 {
+    u32::try_from(number).ok().filter(|id| *id < NOBODY).unwrap_or(NOBODY)
+}
+
+pub fn times(seconds: u64) -> Timestamps {
+    let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
+    Timestamps { last_access: time, last_modification: time }
+}

@@ -1,0 +1,96 @@
+//! What an archive may make its reader do at most. Beyond it is no root file system, but a bomb.
+
+use std::cell::Cell;
+use std::io::{self, Read};
+use std::rc::Rc;
+
+/// Bytes of all files, as they would be unpacked.
+pub const BYTES: u64 = 32 << 30;
+pub const ENTRIES: usize = 4_000_000;
+/// Bytes of all names: they are held in memory.
+const NAMES: u64 = 256 << 20;
+/// Bytes of an entry's headers: longest names and attributes, which the tar crate holds in memory.
+const HEADERS: u64 = 1 << 20;
+/// Bytes of whole archives, headers and padding included.
+const ARCHIVES: u64 = 2 * BYTES;
+/// Directories in directories: a deeper tree could not be removed again without care.
+pub const DEPTH: usize = 256;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooLarge(pub &'static str);
+
+/// What was used of it so far, by all archives of a tree together.
+#[derive(Debug, Default)]
+pub struct Used {
+    bytes: u64,
+    entries: usize,
+    names: u64,
+    archives: Rc<Cell<u64>>,
+}
+
+impl Used {
+    pub fn entry(&mut self, size: u64, name: usize) -> Result<(), TooLarge> {
+        self.bytes = self.bytes.saturating_add(size);
+        if self.bytes > BYTES { Err(TooLarge("bytes")) } else { self.name(name) }
+    }
+
+    /// An entry whose content is not looked at.
+    pub fn name(&mut self, length: usize) -> Result<(), TooLarge> {
+        self.entries += 1;
+        self.names += length as u64;
+        match () {
+            () if self.entries > ENTRIES => Err(TooLarge("entries")),
+            () if self.names > NAMES => Err(TooLarge("names")),
+            () => Ok(()),
+        }
+    }
+
+    pub fn guard<R>(&self, archive: R) -> (Guarded<R>, Allowance) {
+        let left = Rc::new(Cell::new(HEADERS));
+        let guarded = Guarded { archive, left: left.clone(), archives: self.archives.clone() };
+        (guarded, Allowance(left))
+    }
+}
+
+/// How much may be read until more is allowed.
+pub struct Allowance(Rc<Cell<u64>>);
+
+impl Allowance {
+    pub fn headers(&self) {
+        self.0.set(HEADERS);
+    }
+
+    /// The content of an entry, whose size was looked at.
+    pub fn content(&self) {
+        self.0.set(u64::MAX);
+    }
+}
+
+/// An archive that is not read beyond what is allowed.
+pub struct Guarded<R> {
+    archive: R,
+    left: Rc<Cell<u64>>,
+    archives: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Guarded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.archive.read(buffer)? as u64;
+        self.archives.set(self.archives.get() + length);
+        let left = self.left.get().checked_sub(length);
+        self.left.set(left.unwrap_or(0));
+        if left.is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the headers of an entry are too large"));
+        }
+        if self.archives.get() > ARCHIVES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it has no end"));
+        }
+        Ok(length as usize)
+    }
+}
+
+impl<R: io::Seek> io::Seek for Guarded<R> {
+    fn seek(&mut self, position: io::SeekFrom) -> io::Result<u64> {
+        self.archive.seek(position)
+    }
+}
