@@ -69,7 +69,9 @@ impl<'a> Layout<'a> {
                 if let Some(Place::Link(target)) = place {
                     place = index.get(target);
                 }
-                let Some(Place::At { start, size }) = place else { return Err(io::ErrorKind::NotFound.into()) };
+                let Some(Place::At { start, size }) = place else {
+                    return Err(io::Error::new(io::ErrorKind::NotFound, "the archive has no such file"));
+                };
                 let part = Part { file, at: *start, left: *size };
                 Ok(Box::new(Watched { content: part, watch }))
             }

@@ -204,6 +204,12 @@ impl Archive {
         self.add(EntryType::Directory, name, "", 0o755, b"")
     }
 
+    /// An archive that is over, and goes on.
+    fn padded(mut self, length: usize) -> Self {
+        self.0.get_mut().resize(length, 0);
+        self
+    }
+
     /// An entry whose header says something else of its size than is there.
     fn claims(mut self, kind: EntryType, name: &str, size: u64) -> Self {
         let mut header = tar::Header::new_gnu();
@@ -316,13 +322,14 @@ fn hostile_layers_are_refused() {
         (Archive::new().claims(EntryType::Regular, "a", BYTES + 1), "more than a root file system may: bytes"),
         (
             Archive::new().claims(EntryType::GNULongName, "a", 3 << 20).file("a", &vec![b'a'; 3 << 20]),
-            "headers of an entry are too large",
+            "headers or padding that are too large",
         ),
         (
             Archive::new().claims(EntryType::XHeader, "a", 3 << 20).file("a", &vec![b'a'; 3 << 20]),
-            "headers of an entry are too large",
+            "headers or padding that are too large",
         ),
         (Archive::new().claims(EntryType::Regular, "a", 5000), "unexpected end of file"),
+        (Archive::new().padded(2 << 20), "headers or padding that are too large"),
         (pax(Archive::new()), "\"sparse\", a sparse file in a form"),
         (down, "directories in directories"),
     ];
