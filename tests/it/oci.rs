@@ -362,9 +362,16 @@ fn an_interrupted_import_leaves_nothing() {
     kill(Pid::from_raw(import.id() as i32), Signal::SIGINT).unwrap();
     assert_eq!(import.wait().unwrap().code(), Some(130));
     drop(connection);
-    // And in the middle of a layer, from a pipe that has no end.
-    let layer = vec![0; 1 << 20];
-    let mut layout = Layout::new(trial.path("slow"), &[&layer]);
+    // And in the middle of a layer, whose one file takes its time.
+    let mut header = tar::Header::new_gnu();
+    header.set_path("large").unwrap();
+    header.set_size(30 << 30);
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_cksum();
+    let mut layout = Layout::new(trial.path("slow"), &[header.as_bytes()]);
     layout.manifest["layers"][0]["size"] = json!(1u64 << 40);
     layout.write();
     let blob = layout.blob_path(layout.manifest["layers"][0]["digest"].as_str().unwrap());

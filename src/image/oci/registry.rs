@@ -18,7 +18,8 @@ use oci_client::{Client, Reference, RegistryOperation};
 use tokio::runtime::Runtime;
 
 use super::blob::Blob;
-use super::{Blobs, Document, MANIFEST_BYTES, OciError, Watch};
+use super::manifest::{Blobs, Document, MANIFEST_BYTES, read_all};
+use super::{OciError, Watch};
 
 /// How long a registry may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -106,7 +107,7 @@ impl Blobs for Registry<'_> {
 
     fn manifest(&self, blob: &Blob) -> Result<Vec<u8>, OciError> {
         let text = self.pull(&self.reference.clone_with_digest(blob.name.clone()))?;
-        super::read_all(blob.verified(&text[..]), &blob.name)
+        read_all(blob.verified(&text[..]), &blob.name)
     }
 
     fn blob(&self, blob: &Blob) -> Result<Box<dyn Read + '_>, OciError> {

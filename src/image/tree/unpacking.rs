@@ -287,6 +287,9 @@ impl<'a> Unpacking<'a> {
                 self.directory(spot, &DIRECTORY)?;
                 below::open(&self.root, &real, flags, ResolveFlags::BENEATH).map_err(at("open", directory))
             }
+            Err(Errno::LOOP | Errno::NOTDIR) if self.kind == Kind::Layers => {
+                Err(TreeError::LeadsNowhere(path.to_owned()))
+            }
             // A link on the way, or a file.
             Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => Err(TreeError::LeadsOut(path.to_owned())),
             Err(errno) => Err(at("open", directory)(errno)),
