@@ -38,7 +38,8 @@ fn dependencies_point_one_way() {
     only("crate::cli", &["cli"]);
     only("crate::scheduler", &["api", "cli", "scheduler"]);
     only("crate::keeper", &["cli", "keeper"]);
-    only("tokio::", &["api", "cli", "scheduler"]);
+    only("tokio::", &["api", "cli", "scheduler", "image/oci/registry.rs"]);
+    only("oci_client::", &["image/oci"]);
     only("anyhow", &["cli"]);
     only("unsafe {", &["sandbox"]);
 }

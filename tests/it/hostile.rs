@@ -14,6 +14,9 @@ fn layer(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
     // Not through set_path, which takes no hostile names.
     header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
     header.set_cksum();
@@ -44,7 +47,7 @@ const CASES: &[(&str, Spoil, &str)] = &[
         |l| fs::write(first_layer(l), layer("a", b"other....")).unwrap(),
         "has another content: sha256:",
     ),
-    ("cut", |l| fs::write(first_layer(l), &layer("a", b"content")[..512]).unwrap(), "unexpected end of file"),
+    ("cut", |l| fs::write(first_layer(l), &layer("a", b"content")[..512]).unwrap(), "write a: sha256:"),
     ("cut after its end", |l| fs::write(first_layer(l), &layer("a", b"content")[..1536]).unwrap(), "is cut short"),
     ("longer", |l| append(l, &[0; 512]), "is longer than its manifest says"),
     ("gone", |l| fs::remove_file(first_layer(l)).unwrap(), "No such file"),
@@ -196,7 +199,7 @@ fn archives_that_are_none_are_refused() {
         (saved(json!({}), &[]), "manifest.json cannot be understood"),
         (saved(json!([]), &[]), "there is no image for this machine"),
         (saved(image("../../etc/passwd"), &[]), "is not sha256's"),
-        (saved(image(&named), &[]), "No such file"),
+        (saved(image(&named), &[]), "the archive has no such file"),
         (saved(image(&named), &[(&named, b"{}".to_vec())]), "has another content"),
         (saved(image(&named), &[(&named, config.into_bytes())]), "the image is for linux/none"),
     ];

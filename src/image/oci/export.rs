@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 use tempfile::NamedTempFile;
 
+use super::blob::Watched;
 use super::{Watch, choose};
 use crate::image::{Image, InUse, Store, StoreError, WORKSPACE};
 use crate::task::{Digest, ImageName};
@@ -143,7 +144,7 @@ fn append<W: Write>(
         header.set_size(meta.len());
         *size += meta.len();
         (watch.progress)(&format!("packing, {} MiB", *size >> 20));
-        return archive.append_data(&mut header, name, File::open(path)?);
+        return archive.append_data(&mut header, name, Watched { content: File::open(path)?, watch });
     }
     header.set_entry_type(EntryType::Directory);
     writable(&mut header, name, &held.image);

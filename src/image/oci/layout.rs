@@ -11,7 +11,8 @@ use serde::Deserialize;
 use tar::EntryType;
 
 use super::blob::{Blob, Packing, Watched, unpacked};
-use super::{Blobs, Document, OciError, Watch, at, read_all};
+use super::manifest::{Blobs, Document, read_all};
+use super::{OciError, Watch, at};
 use crate::image::tree::{self, Used};
 
 /// The list of images in a layout, and in an archive of `docker save`.
@@ -19,14 +20,14 @@ const INDEX: &str = "index.json";
 const DOCKER_MANIFEST: &str = "manifest.json";
 
 /// The files of a layout, wherever they are.
-pub struct Layout<'a> {
+pub struct Layout {
     path: PathBuf,
-    files: Files<'a>,
+    files: Files,
 }
 
-enum Files<'a> {
+enum Files {
     Directory,
-    Archive { file: RefCell<File>, index: BTreeMap<PathBuf, Place>, watch: &'a Watch<'a> },
+    Archive { file: RefCell<File>, index: BTreeMap<PathBuf, Place> },
 }
 
 /// An entry of an archive.
@@ -39,13 +40,13 @@ enum Place {
     Link(PathBuf),
 }
 
-impl<'a> Layout<'a> {
+impl Layout {
     pub fn directory(path: &Path) -> Self {
         Self { path: path.to_owned(), files: Files::Directory }
     }
 
     /// Reads what is where in the archive at `path`; one that is packed is unpacked in `scratch` first.
-    pub fn archive(path: &Path, scratch: &Path, watch: &'a Watch<'a>) -> Result<Self, OciError> {
+    pub fn archive(path: &Path, scratch: &Path, watch: &Watch<'_>) -> Result<Self, OciError> {
         let io = at("read", path);
         let mut file = File::open(path).map_err(&io)?;
         if !file.metadata().map_err(&io)?.is_file() {
@@ -58,20 +59,21 @@ impl<'a> Layout<'a> {
             file = unpacked_in(scratch, Watched { content: file, watch }).map_err(&io)?;
         }
         let index = index(&file, watch).map_err(&io)?;
-        Ok(Self { path: path.to_owned(), files: Files::Archive { file: file.into(), index, watch } })
+        Ok(Self { path: path.to_owned(), files: Files::Archive { file: file.into(), index } })
     }
 
     fn open(&self, name: &Path) -> io::Result<Box<dyn Read + '_>> {
         match &self.files {
             Files::Directory => Ok(Box::new(tree::file_in(&self.path, name)?)),
-            Files::Archive { file, index, watch } => {
+            Files::Archive { file, index } => {
                 let mut place = index.get(name);
                 if let Some(Place::Link(target)) = place {
                     place = index.get(target);
                 }
-                let Some(Place::At { start, size }) = place else { return Err(io::ErrorKind::NotFound.into()) };
-                let part = Part { file, at: *start, left: *size };
-                Ok(Box::new(Watched { content: part, watch }))
+                let Some(Place::At { start, size }) = place else {
+                    return Err(io::Error::new(io::ErrorKind::NotFound, "the archive has no such file"));
+                };
+                Ok(Box::new(Part { file, at: *start, left: *size }))
             }
         }
     }
@@ -84,7 +86,7 @@ impl<'a> Layout<'a> {
     }
 }
 
-impl Blobs for Layout<'_> {
+impl Blobs for Layout {
     fn first(&self) -> Result<Document, OciError> {
         if let Some(text) = self.json(INDEX)? {
             return Ok(Document::Oci(text));
@@ -184,4 +186,18 @@ fn unpacked_in(scratch: &Path, packed: impl Read) -> io::Result<File> {
     }
     file.seek(SeekFrom::Start(0))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_names_what_is_beside_it() {
+        let target = |path: &str, link: &str| beside(Path::new(path), Path::new(link));
+        assert_eq!(target("a/layer.tar", "../b/layer.tar"), Some("b/layer.tar".into()));
+        assert_eq!(target("a/layer.tar", "../b.tar"), Some("b.tar".into()));
+        assert_eq!(target("a", "b"), Some("b".into()));
+        assert_eq!([target("a", "../b"), target("a/b", "../../c"), target("a/b", "x/../../../c")], [None, None, None]);
+    }
 }

@@ -12,16 +12,16 @@ mod blob;
 mod choose;
 mod export;
 mod layout;
+mod manifest;
 mod registry;
 mod settings;
 
 use std::cell::Cell;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use oci_client::Reference;
-use oci_spec::image::{ImageConfiguration, ImageIndex, ImageManifest};
-use serde::Deserialize;
+use oci_spec::image::ImageConfiguration;
 use sha2::{Digest as _, Sha256};
 
 pub use export::{ExportError, Exported, export};
@@ -31,16 +31,13 @@ use super::tree::{self, Kind, Place, TreeError, Unpacked, Unpacking};
 use super::{Contents, Image, Root, StoreError, Writer};
 use crate::task::{Digest, ImageName, ResourceLimits};
 use blob::{Blob, Verified, Watched, unpacked};
-use layout::{Layout, Saved};
+use layout::Layout;
+use manifest::{Blobs, check_platform, find, parse, read_all};
 use registry::Registry;
 use settings::Settings;
 
-/// Bytes of an index, a manifest or a config: registries take no larger manifests (distribution-spec).
-const MANIFEST_BYTES: u64 = 4 << 20;
-/// Container engines stop far below that.
-const LAYERS: usize = 500;
-/// Indexes in indexes.
-const INDEXES: usize = 4;
+/// How the names of archives end.
+const ENDINGS: [&str; 4] = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
 
 #[derive(Debug, thiserror::Error)]
 pub enum OciError {
@@ -131,31 +128,6 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-/// Where the parts of an image are.
-trait Blobs {
-    /// The document to begin with.
-    fn first(&self) -> Result<Document>;
-    /// An index or a manifest that another document names.
-    fn manifest(&self, blob: &Blob) -> Result<Vec<u8>>;
-    /// Anything else; its end is an error unless it is what it has to be.
-    fn blob(&self, blob: &Blob) -> Result<Box<dyn Read + '_>>;
-}
-
-enum Document {
-    /// An index or a manifest.
-    Oci(Vec<u8>),
-    /// The manifest.json of `docker save`.
-    Docker(Vec<Saved>),
-}
-
-/// An image, as its manifest has it.
-struct Found {
-    config: Blob,
-    layers: Vec<Blob>,
-    /// Over the manifest: everything follows from it.
-    digest: Digest,
-}
-
 impl Source {
     /// What is there under this name in the file system, else a reference.
     pub fn parse(text: &str) -> Result<Self> {
@@ -166,7 +138,8 @@ impl Source {
         if path.exists() {
             return Ok(Self::Archive(path.to_owned()));
         }
-        let reference = if text.starts_with(['.', '/']) { None } else { text.parse().ok() };
+        let is_file = text.starts_with(['.', '/']) || ENDINGS.iter().any(|ending| text.ends_with(ending));
+        let reference = if is_file { None } else { text.parse().ok() };
         reference.map(Self::Registry).ok_or_else(|| OciError::NotASource(text.to_owned()))
     }
 
@@ -176,8 +149,7 @@ impl Source {
             Self::Registry(reference) => reference.repository().rsplit('/').next()?.to_owned(),
             Self::Directory(path) | Self::Archive(path) => {
                 let name = path.file_name()?.to_str()?;
-                let endings = [".tar", ".tar.gz", ".tgz", ".tar.zst"];
-                endings.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name).to_owned()
+                ENDINGS.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name).to_owned()
             }
         };
         ImageName::parse(&name).ok()
@@ -199,8 +171,12 @@ impl Source {
 /// # Errors
 /// What was there under the name stays, whatever fails.
 pub fn import(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Result<Imported> {
+    make(writer, request, watch).map_err(|error| if (watch.stopped)() { OciError::Interrupted } else { error })
+}
+
+fn make(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Result<Imported> {
     let Request { source, name, tag, workdir, plain_http, login } = request;
-    let description = format!("imported from {}", source.words());
+    let told = Told { name, description: format!("imported from {}", source.words()), workdir };
     (watch.progress)("reading the manifest");
     let blobs: Box<dyn Blobs + '_> = match source {
         Source::Directory(path) => Box::new(Layout::directory(&path)),
@@ -208,42 +184,28 @@ pub fn import(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Resul
         Source::Registry(reference) => Box::new(Registry::reach(reference, plain_http, login, watch)?),
     };
     let found = find(&*blobs, tag.as_deref())?;
-    let told = Told { name, description, workdir };
     let made_of = told.digest(&found.digest);
     if let Some(image) = writer.store().image(&told.name).ok().filter(|image| image.is_made_of(&made_of)) {
         return Ok(Imported { image, unchanged: true, notes: Vec::new() });
     }
     let config: ImageConfiguration = parse(&read_all(blobs.blob(&found.config)?, &found.config.name)?, "its config")?;
     check_platform(&config)?;
-    if config.rootfs().diff_ids().len() != found.layers.len() {
-        return Err(OciError::Manifest("its config has another number of layers"));
-    }
-    let mut notes = Vec::new();
-    let (number, count) = (Cell::new(0), found.layers.len());
-    let progress = |bytes| (watch.progress)(&format!("layer {} of {count}, {} MiB", number.get(), bytes >> 20));
+    let (mut notes, layer) = (Vec::new(), Cell::new(0));
+    let progress = |bytes| {
+        (watch.progress)(&format!("layer {} of {}, {} MiB", layer.get(), found.layers.len(), bytes >> 20));
+    };
     let made = writer.make(&progress, |place| {
         let mut unpacking = Unpacking::new(Kind::Layers, place)?;
-        for (layer, diff_id) in found.layers.iter().zip(config.rootfs().diff_ids()) {
-            number.set(number.get() + 1);
-            progress(0);
-            unpack(&mut unpacking, &*blobs, layer, diff_id, watch).map_err(|source| OciError::Layer {
-                number: number.get(),
-                count,
-                source: Box::new(source),
-            })?;
-        }
+        unpack(&mut unpacking, &*blobs, (&found.layers, config.rootfs().diff_ids()), &layer, watch)?;
         let (image, said) = finish(unpacking, &config, &told, made_of, place)?;
         notes = said;
-        Ok::<_, OciError>((image, None))
+        Ok((image, None))
     });
-    match made {
-        Ok(image) => Ok(Imported { image, unchanged: false, notes }),
-        Err(error) => {
-            // Files of the layers that were good.
-            let _ = writer.collect();
-            Err(if (watch.stopped)() { OciError::Interrupted } else { error })
-        }
+    if made.is_err() {
+        // Files of the layers that were good.
+        let _ = writer.collect();
     }
+    made.map(|image| Imported { image, unchanged: false, notes })
 }
 
 /// What the operator says of an image.
@@ -262,7 +224,26 @@ impl Told {
     }
 }
 
+/// Unpacks the layers, each of which has its diff id in the config; `number` is that of the one at work.
 fn unpack(
+    unpacking: &mut Unpacking<'_>,
+    blobs: &dyn Blobs,
+    (layers, diff_ids): (&[Blob], &[String]),
+    number: &Cell<usize>,
+    watch: &Watch<'_>,
+) -> Result<()> {
+    let count = layers.len();
+    if diff_ids.len() != count {
+        return Err(OciError::Manifest("its config has another number of layers"));
+    }
+    layers.iter().zip(diff_ids).try_for_each(|(layer, diff_id)| {
+        number.set(number.get() + 1);
+        let failed = |source| OciError::Layer { number: number.get(), count, source: Box::new(source) };
+        unpack_one(unpacking, blobs, layer, diff_id, watch).map_err(failed)
+    })
+}
+
+fn unpack_one(
     unpacking: &mut Unpacking<'_>,
     blobs: &dyn Blobs,
     layer: &Blob,
@@ -270,8 +251,7 @@ fn unpack(
     watch: &Watch<'_>,
 ) -> Result<()> {
     let diff_id = Digest::try_from(diff_id.to_owned()).map_err(|_| OciError::Digest(diff_id.to_owned()))?;
-    let content = Watched { content: blobs.blob(layer)?, watch };
-    let content = unpacked(content).map_err(TreeError::Archive)?;
+    let content = unpacked(Watched { content: blobs.blob(layer)?, watch }).map_err(TreeError::Archive)?;
     let name = format!("what {} holds", layer.name);
     Ok(unpacking.archive(Verified::new(content, name, Some(diff_id), None))?)
 }
@@ -306,99 +286,6 @@ fn finish(
     Ok((image, notes))
 }
 
-/// From the first document to the manifest of the one image.
-fn find(blobs: &dyn Blobs, tag: Option<&str>) -> Result<Found> {
-    let mut text = match blobs.first()? {
-        Document::Oci(text) => text,
-        Document::Docker(images) => return saved(images, tag),
-    };
-    // Only the outermost index has tags.
-    let mut tag = tag;
-    for _ in 0..INDEXES {
-        if !is_index(&text)? {
-            return described(&text);
-        }
-        let index: ImageIndex = parse(&text, "its index")?;
-        text = blobs.manifest(&Blob::described(choose::choose(&index, tag.take())?)?)?;
-    }
-    Err(OciError::Manifest("there are too many indexes in indexes"))
-}
-
-/// An index has manifests, a manifest has layers; media types may be missing.
-fn is_index(text: &[u8]) -> Result<bool> {
-    #[derive(Deserialize)]
-    struct Either {
-        manifests: Option<serde::de::IgnoredAny>,
-        layers: Option<serde::de::IgnoredAny>,
-    }
-    let Either { manifests, layers } = parse(text, "its manifest")?;
-    match (manifests, layers) {
-        (Some(_), None) => Ok(true),
-        (None, Some(_)) => Ok(false),
-        _ => Err(OciError::Manifest("it has either manifests or layers")),
-    }
-}
-
-fn described(text: &[u8]) -> Result<Found> {
-    let manifest: ImageManifest = parse(text, "its manifest")?;
-    let layers = manifest.layers().iter().map(Blob::described).collect::<Result<Vec<_>>>()?;
-    if layers.len() > LAYERS {
-        return Err(OciError::Manifest("it has too many layers"));
-    }
-    let digest = Digest::new(Sha256::digest(text).into());
-    Ok(Found { config: Blob::described(manifest.config())?, layers, digest })
-}
-
-/// The one image of a `docker save` archive. Its config is named by its digest, and knows its layers' contents.
-fn saved(images: Vec<Saved>, tag: Option<&str>) -> Result<Found> {
-    let has_tag = |image: &Saved| {
-        let tags = image.repo_tags.iter().flatten();
-        tag.is_none_or(|tag| {
-            tags.into_iter().any(|name| name == tag || name.rsplit_once(':').is_some_and(|n| n.1 == tag))
-        })
-    };
-    let listed =
-        images.iter().flat_map(|image| image.repo_tags.iter().flatten()).cloned().collect::<Vec<_>>().join(", ");
-    let mut images = images.into_iter().filter(has_tag);
-    let Some(Saved { config, layers, .. }) = images.next() else {
-        return Err(OciError::NoneForThisMachine { wanted: tag.unwrap_or("this machine").to_owned(), listed });
-    };
-    if images.next().is_some() {
-        return Err(OciError::MoreThanOne { listed });
-    }
-    if layers.len() > LAYERS {
-        return Err(OciError::Manifest("it has too many layers"));
-    }
-    let digits = Path::new(&config).file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
-    let digest = Digest::try_from(format!("sha256:{digits}")).map_err(|_| OciError::Digest(config.clone()))?;
-    let part = |name, digest| Blob { name, digest, size: None };
-    let layers = layers.into_iter().map(|name| part(name, None)).collect();
-    Ok(Found { config: part(config, Some(digest.clone())), layers, digest })
-}
-
-fn check_platform(config: &ImageConfiguration) -> Result<()> {
-    let (os, architecture) = choose::here();
-    if (config.os(), config.architecture()) != (&os, &architecture) {
-        return Err(OciError::OtherPlatform {
-            is: choose::words(config.os(), config.architecture(), config.variant().as_deref()),
-            here: choose::words(&os, &architecture, None),
-        });
-    }
-    Ok(())
-}
-
-fn parse<'a, T: Deserialize<'a>>(text: &'a [u8], name: &str) -> Result<T> {
-    serde_json::from_slice(text).map_err(|source| OciError::Json { name: name.to_owned(), source })
-}
-
-/// A small document.
-fn read_all(content: impl Read, name: &str) -> Result<Vec<u8>> {
-    let mut text = Vec::new();
-    let read = content.take(MANIFEST_BYTES + 1).read_to_end(&mut text);
-    read.map_err(|source| OciError::Blob { name: name.to_owned(), source })?;
-    if text.len() as u64 > MANIFEST_BYTES { Err(OciError::TooLong(name.to_owned())) } else { Ok(text) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,7 +298,7 @@ mod tests {
         assert_eq!(name("alpine"), some("alpine"));
         assert_eq!(name("127.0.0.1:5000/a/b-c@sha256:".to_owned().as_str()), None);
         assert_eq!(name(&format!("127.0.0.1:5000/a/b-c@sha256:{}", "0".repeat(64))), some("b-c"));
-        assert_eq!([name("./nothing-there.tar"), name("/nothing/there"), name("A B")], [None, None, None]);
+        assert_eq!([name("./nothing-there.tar"), name("there/is/no.tar"), name("A B")], [None, None, None]);
         let named = |path: &str| Source::Archive(path.into()).name().map(String::from);
         assert_eq!([named("/x/a.b.tar.gz"), named("a.tar"), named("A.tar")], [some("a.b"), some("a"), None]);
     }

@@ -18,7 +18,8 @@ use oci_client::{Client, Reference, RegistryOperation};
 use tokio::runtime::Runtime;
 
 use super::blob::Blob;
-use super::{Blobs, Document, MANIFEST_BYTES, OciError, Watch};
+use super::manifest::{Blobs, Document, MANIFEST_BYTES, read_all};
+use super::{OciError, Watch};
 
 /// How long a registry may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -70,7 +71,6 @@ impl<'a> Registry<'a> {
             (None, true) => RegistryAuth::Anonymous,
             (None, false) => kept_login(reference.resolve_registry())?,
         };
-        let mut failure = None;
         for protocol in protocols {
             let config = ClientConfig {
                 protocol,
@@ -86,13 +86,11 @@ impl<'a> Registry<'a> {
             };
             match reached {
                 Ok(_) => return Ok(Self { runtime, client, reference, auth, watch }),
-                Err(OciDistributionError::RequestError(error)) if error.is_connect() => {
-                    failure.get_or_insert(OciDistributionError::RequestError(error));
-                }
+                Err(error) if loopback && !plain_http && speaks_no_tls(&error) => {}
                 Err(error) => return Err(failed(&reference, error)),
             }
         }
-        Err(failed(&reference, failure.unwrap_or(OciDistributionError::GenericError(None))))
+        Err(OciError::Silent)
     }
 
     fn pull(&self, reference: &Reference) -> Result<Vec<u8>, OciError> {
@@ -109,7 +107,7 @@ impl Blobs for Registry<'_> {
 
     fn manifest(&self, blob: &Blob) -> Result<Vec<u8>, OciError> {
         let text = self.pull(&self.reference.clone_with_digest(blob.name.clone()))?;
-        super::read_all(blob.verified(&text[..]), &blob.name)
+        read_all(blob.verified(&text[..]), &blob.name)
     }
 
     fn blob(&self, blob: &Blob) -> Result<Box<dyn Read + '_>, OciError> {
@@ -158,6 +156,20 @@ fn wait<T>(runtime: &Runtime, watch: &Watch<'_>, future: impl Future<Output = T>
             () = tokio::time::sleep(2 * SILENCE) => Err(OciError::Silent),
         }
     })
+}
+
+/// Whether the other end answered TLS with something else. A certificate that is not trusted is no such thing.
+fn speaks_no_tls(error: &OciDistributionError) -> bool {
+    matches!(of_tls(error), Some(rustls::Error::InvalidMessage(_)))
+}
+
+/// What rustls says of a failed request, in whatever it is wrapped.
+fn of_tls<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    // An io::Error's source is that of what it holds, not what it holds.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => of_tls(held),
+        None => error.downcast_ref().or_else(|| of_tls(error.source()?)),
+    }
 }
 
 fn failed(reference: &Reference, source: OciDistributionError) -> OciError {

@@ -19,7 +19,13 @@ pub const WITHOUT_LINKS: ResolveFlags =
 
 /// Opens `path` below `root`, and not through a link where it says so itself.
 pub fn open(root: impl AsFd, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
-    openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve)
+    loop {
+        match openat2(&root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            // Something was renamed or mounted on this machine while the kernel went up by a `..` (openat2(2)).
+            Err(Errno::AGAIN) => {}
+            done => return done,
+        }
+    }
 }
 
 /// A directory, not reached through a link.

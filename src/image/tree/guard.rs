@@ -9,7 +9,8 @@ pub const BYTES: u64 = 32 << 30;
 pub const ENTRIES: usize = 4_000_000;
 /// Bytes of all names: they are held in memory.
 const NAMES: u64 = 256 << 20;
-/// Bytes of an entry's headers: longest names and attributes, which the tar crate holds in memory.
+/// Bytes of an entry's headers: longest names and attributes, which the tar crate holds in memory. And of what follows the
+/// last entry, which is padding.
 const HEADERS: u64 = 1 << 20;
 /// Bytes of whole archives, headers and padding included.
 const ARCHIVES: u64 = 2 * BYTES;
@@ -80,7 +81,7 @@ impl<R: Read> Read for Guarded<R> {
         let left = self.left.get().checked_sub(length);
         self.left.set(left.unwrap_or(0));
         if left.is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the headers of an entry are too large"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it holds headers or padding that are too large"));
         }
         if self.archives.get() > ARCHIVES {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it has no end"));

@@ -71,7 +71,7 @@ pub enum TreeError {
     Io { step: &'static str, path: PathBuf, source: io::Error },
     #[error("the archive holds {0:?}, which leads out of the tree")]
     LeadsOut(PathBuf),
-    #[error("the archive holds {0:?}, below a link to what is not there")]
+    #[error("the archive holds {0:?}, below what is no directory")]
     LeadsNowhere(PathBuf),
     #[error("the archive holds {0:?}, a sparse file in a form that Faber does not read")]
     Sparse(PathBuf),

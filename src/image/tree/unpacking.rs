@@ -84,7 +84,7 @@ impl<'a> Unpacking<'a> {
             self.entry(&mut entry)?;
             io::copy(&mut entry, &mut io::sink()).map_err(TreeError::Archive)?;
         }
-        allowance.content();
+        allowance.headers();
         // What follows the end mark is padding; whoever writes the archive is heard to its end.
         io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(TreeError::Archive)?;
         Ok(())
@@ -286,6 +286,9 @@ impl<'a> Unpacking<'a> {
                 let real = spot.path.clone();
                 self.directory(spot, &DIRECTORY)?;
                 below::open(&self.root, &real, flags, ResolveFlags::BENEATH).map_err(at("open", directory))
+            }
+            Err(Errno::LOOP | Errno::NOTDIR) if self.kind == Kind::Layers => {
+                Err(TreeError::LeadsNowhere(path.to_owned()))
             }
             // A link on the way, or a file.
             Err(Errno::LOOP | Errno::XDEV | Errno::NOTDIR) => Err(TreeError::LeadsOut(path.to_owned())),

@@ -127,7 +127,7 @@ impl Registry {
             format!(
                 "version: 0.1\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\n{}\n",
                 blobs.display(),
-                if more.contains("http:") {
+                if more.contains("http: {") {
                     more.to_owned()
                 } else {
                     format!("http: {{ addr: \"127.0.0.1:0\" }}\n{more}")
