@@ -3,19 +3,21 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use nix::sys::signal::{SigSet, Signal};
+
 use serde::Serialize;
 
 use super::inspect::{self, InspectArgs};
 use super::run::Here;
 use crate::config::{Config, Loaded, Size};
-use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Writer, build};
+use crate::image::{Built, Catalog, Choice, Definition, Image, Looker, Root, Store, Test, Writer, build};
+use crate::keeper::take_stop_signals;
 use crate::needs;
 use crate::task::{ImageName, TaskResult};
 
@@ -160,16 +162,22 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let store = Store::new(&args.store.config()?.data_dir);
     let writer = store.write()?;
     let choice = Choice { force: args.force || args.update, update: args.update };
-    // A Ctrl-C ends the builders, and what they leave half-made is then removed here.
-    [Signal::SIGINT].into_iter().collect::<SigSet>().thread_block()?;
+    // A Ctrl-C ends the builders too, and what they leave half-made is then removed here.
+    let (signals, stopped) = (take_stop_signals()?, AtomicBool::new(false));
+    let stopped = || {
+        if matches!(signals.read_signal(), Ok(Some(_))) {
+            stopped.store(true, Ordering::Relaxed);
+        }
+        stopped.load(Ordering::Relaxed)
+    };
     let bars = MultiProgress::new();
     let queue = Mutex::new(definitions.iter());
     let work = || {
         let mut lines = Vec::new();
         loop {
             let next = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
-            let Some(definition) = next else { return lines };
-            lines.push(build_one(&writer, definition, choice, &bars));
+            let Some(definition) = next.filter(|_| !stopped()) else { return lines };
+            lines.push(build_one(&writer, definition, choice, &bars, &stopped));
         }
     };
     let mut lines: Vec<BuildLine> = std::thread::scope(|scope| {
@@ -177,7 +185,7 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
     lines.sort_by(|one, other| one.name.cmp(&other.name));
-    let failed = lines.iter().any(|line| line.error.is_some());
+    let failed = lines.len() < definitions.len() || lines.iter().any(|line| line.error.is_some());
     if args.store.json {
         super::print(&serde_json::to_string_pretty(&lines)?)?;
     } else {
@@ -189,7 +197,13 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn build_one(writer: &Writer<'_>, definition: &Definition, choice: Choice, bars: &MultiProgress) -> BuildLine {
+fn build_one(
+    writer: &Writer<'_>,
+    definition: &Definition,
+    choice: Choice,
+    bars: &MultiProgress,
+    stopped: &(dyn Fn() -> bool + Sync),
+) -> BuildLine {
     let name = definition.name.clone();
     let bar = bars.add(ProgressBar::new_spinner());
     if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:14} {elapsed:>5}  {wide_msg}") {
@@ -198,7 +212,8 @@ fn build_one(writer: &Writer<'_>, definition: &Definition, choice: Choice, bars:
     bar.set_prefix(name.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     let started = Instant::now();
-    let built = build(writer, definition, choice, &|step| bar.set_message(step.to_owned()));
+    let looker = Looker { progress: &|step| bar.set_message(step.to_owned()), stopped };
+    let built = build(writer, definition, choice, &looker);
     bar.finish_and_clear();
     let (outcome, error) = match built {
         Ok(Built::New) => ("built", None),

@@ -64,6 +64,8 @@ struct ImportLine<'a> {
     /// "imported" or "unchanged".
     outcome: &'static str,
     digest: String,
+    /// The digest of the manifest it was made of.
+    manifest: String,
     seconds: f64,
     workdir: &'a str,
     user: (u32, u32),
@@ -123,13 +125,14 @@ fn password() -> anyhow::Result<String> {
 }
 
 fn tell(imported: &Imported, took: Duration, json: bool) -> anyhow::Result<ExitCode> {
-    let Imported { image, unchanged, notes } = imported;
+    let Imported { image, manifest, unchanged, notes } = imported;
     let outcome = if *unchanged { "unchanged" } else { "imported" };
     let (seconds, workdir) = (took.as_secs_f64(), image.workdir.as_deref().unwrap_or(WORKSPACE));
     let user = <(u32, u32)>::from(image.user);
     let (name, digest) = (&image.name, image.digest.to_string());
     if json {
-        let line = ImportLine { name, outcome, digest, seconds, workdir, user, notes };
+        let manifest = manifest.to_string();
+        let line = ImportLine { name, outcome, digest, manifest, seconds, workdir, user, notes };
         return super::print(&serde_json::to_string_pretty(&line)?);
     }
     for note in notes {

@@ -3,17 +3,21 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal};
 use sha2::{Digest as _, Sha256};
 
 use super::definition::Base;
 use super::lock::{Lock, LockError};
+use super::oci::{OciError, Request, Source, Watch, import};
 use super::order::{Event, Order, Start};
 use super::store::Writer;
 use super::tree::{self, Unpacked};
 use super::{Contents, Definition, Image, InUse, Root, StoreError, sbom};
-use crate::task::Digest;
+use crate::task::{Digest, ImageName};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -23,6 +27,12 @@ pub enum BuildError {
     Lock(#[from] LockError),
     #[error("start the builder")]
     Start(#[source] io::Error),
+    #[error("the base")]
+    Base(#[source] OciError),
+    #[error(
+        "the base {0} is another one than image.lock has: `faber image build --update` takes what there is, and renews the lock"
+    )]
+    OtherBase(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -44,7 +54,13 @@ pub struct Choice {
     pub update: bool,
 }
 
-/// Builds `definition`, unless that is what is there already. `progress` hears what is being done.
+/// Who looks on: hears what is being done, from any thread, and may stop it.
+pub struct Looker<'a> {
+    pub progress: &'a (dyn Fn(&str) + Sync),
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// Builds `definition`, unless that is what is there already.
 ///
 /// # Errors
 /// The old image and the old lock stay as they are, whatever fails.
@@ -52,13 +68,11 @@ pub fn build(
     writer: &Writer<'_>,
     definition: &Definition,
     choice: Choice,
-    progress: &(dyn Fn(&str) + Sync),
+    looker: &Looker<'_>,
 ) -> Result<Built, BuildError> {
-    let base = match &definition.base {
-        Base::Image(name) => Some(writer.store().hold(&writer.store().image(name)?.digest)?),
-        Base::Debian(_) | Base::Scratch => None,
-    };
+    let progress = looker.progress;
     let pins = if choice.update { None } else { Lock::read(&definition.directory)? };
+    let (base, made_of) = base(writer, definition, pins.as_ref(), looker)?;
     let recipe = |lock: &Lock| recipe(definition, base.as_ref(), lock);
     if !choice.force && pins.as_ref().is_some_and(|lock| is_built(writer, definition, &recipe(lock))) {
         return Ok(Built::Unchanged);
@@ -74,7 +88,7 @@ pub fn build(
     writer.make(&unpacking, |place| {
         let (unpacked, heard) = std::thread::scope(|scope| {
             let listener = scope.spawn(|| listen(talk, progress));
-            let unpacked = tree::unpack(Ended { archive, builder: &mut builder }, place);
+            let unpacked = tree::unpack(Ended { archive, builder: &mut builder, stopped: Some(looker.stopped) }, place);
             let _ = builder.kill();
             let _ = builder.wait();
             (unpacked, listener.join().unwrap_or_default())
@@ -84,13 +98,41 @@ pub fn build(
             (_, Some(failed)) => return Err(BuildError::Failed(failed)),
             (unpacked, None) => unpacked.map_err(StoreError::from)?,
         };
-        let lock = heard.took.unwrap_or_default();
+        let lock = Lock { base: made_of, ..heard.took.unwrap_or_default() };
         if pins.as_ref() != Some(&lock) {
             lock.write(&definition.directory)?;
         }
         Ok((image(definition, unpacked, &lock, recipe(&lock)), Some(lock)))
     })?;
     Ok(Built::New)
+}
+
+/// The image that `definition` starts from, held, and the manifest it was made of if it is one of another tool: that one is
+/// imported under a name of its own.
+fn base(
+    writer: &Writer<'_>,
+    definition: &Definition,
+    pins: Option<&Lock>,
+    looker: &Looker<'_>,
+) -> Result<(Option<InUse>, Option<Digest>), BuildError> {
+    let store = writer.store();
+    let source = match &definition.base {
+        Base::Debian(_) | Base::Scratch => return Ok((None, None)),
+        Base::Image(name) => return Ok((Some(store.hold(&store.image(name)?.digest)?), None)),
+        Base::Oci(source) => source,
+    };
+    let beside = definition.directory.join(source);
+    let found = if beside.exists() { beside.to_string_lossy().into_owned() } else { source.clone() };
+    let name = ImageName::parse(&format!("{}.base", definition.name))
+        .map_err(|refusal| BuildError::Failed(refusal.to_string()))?;
+    let source_of = Source::parse(&found).map_err(BuildError::Base)?;
+    let request = Request { source: source_of, name, tag: None, workdir: None, plain_http: false, login: None };
+    let watch = Watch { progress: &|step| (looker.progress)(step), stopped: looker.stopped };
+    let imported = import(writer, request, &watch).map_err(BuildError::Base)?;
+    if pins.is_some_and(|pins| pins.base.as_ref().is_some_and(|pinned| *pinned != imported.manifest)) {
+        return Err(BuildError::OtherBase(source.clone()));
+    }
+    Ok((Some(store.hold(&imported.image.digest)?), Some(imported.manifest)))
 }
 
 fn image(definition: &Definition, unpacked: Unpacked, lock: &Lock, recipe: Digest) -> Image {
@@ -169,10 +211,31 @@ fn start(order: &Order) -> Result<Child, BuildError> {
 struct Ended<'a, R> {
     archive: R,
     builder: &'a mut Child,
+    /// Asked as long as the builder was not told to stop.
+    stopped: Option<&'a (dyn Fn() -> bool + Sync)>,
 }
 
-impl<R: Read> Read for Ended<'_, R> {
+impl<R: AsFd> Ended<'_, R> {
+    /// Waits for the archive; a builder that is to stop is told so, once, and then ends it.
+    fn wait(&mut self) -> io::Result<()> {
+        const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+        loop {
+            if self.stopped.is_some_and(|stopped| stopped()) {
+                self.stopped = None;
+                rustix::process::kill_process(Pid::from_child(self.builder), Signal::TERM)?;
+            }
+            let timeout = self.stopped.map(|_| LOOK);
+            match poll(&mut [PollFd::new(&self.archive, PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                done => return done.map(|_| ()).map_err(io::Error::from),
+            }
+        }
+    }
+}
+
+impl<R: Read + AsFd> Read for Ended<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait()?;
         match self.archive.read(buffer)? {
             0 if buffer.is_empty() => Ok(0),
             0 if self.builder.wait()?.success() => Ok(0),

@@ -78,7 +78,7 @@ pub struct Definition {
     pub tests: Vec<Test>,
 }
 
-/// What an image starts from: `trixie`, `scratch` or `image:NAME`.
+/// What an image starts from: `trixie`, `scratch`, `image:NAME` or `oci:SOURCE`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Base {
@@ -87,6 +87,8 @@ pub enum Base {
     Scratch,
     /// Another image, as it is in the store.
     Image(ImageName),
+    /// What `faber image import` takes: a reference to a registry, or a file or directory beside the definition.
+    Oci(String),
 }
 
 /// What tasks get in place of the server's defaults.
@@ -322,6 +324,9 @@ impl TryFrom<String> for Base {
         if text == "scratch" {
             return Ok(Self::Scratch);
         }
+        if let Some(source) = text.strip_prefix("oci:") {
+            return Ok(Self::Oci(source.to_owned()));
+        }
         match text.strip_prefix("image:") {
             Some(name) => ImageName::parse(name).map(Self::Image).map_err(|refusal| refusal.to_string()),
             None => Suite::try_from(text).map(Self::Debian).map_err(str::to_owned),
@@ -335,6 +340,7 @@ impl From<Base> for String {
             Base::Debian(suite) => suite.as_str().to_owned(),
             Base::Scratch => "scratch".to_owned(),
             Base::Image(name) => format!("image:{name}"),
+            Base::Oci(source) => format!("oci:{source}"),
         }
     }
 }

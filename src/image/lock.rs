@@ -25,6 +25,9 @@ const BYTES: u64 = 64 << 20;
 pub struct Lock {
     /// As Debian names it: amd64, arm64.
     pub architecture: String,
+    /// The manifest of the base, where that is an image of another tool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Digest>,
     /// npm's own: a package-lock.json without addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub npm: Option<String>,

@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use build::{BuildError, Built, Choice, build};
+pub use build::{BuildError, Built, Choice, Looker, build};
 pub use catalog::Catalog;
 pub use copy::CopiedFile;
 pub use definition::{Definition, DefinitionError, Test};

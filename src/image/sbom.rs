@@ -195,6 +195,7 @@ mod tests {
         let cargo = format!("{rand}[[package]]\nname = 'own'\nversion = '0.0.0'\n");
         let lock = Lock {
             architecture: architecture().into(),
+            base: None,
             npm: Some(npm.to_string()),
             cargo: Some(cargo),
             debian: vec![locked("lua5.4")],

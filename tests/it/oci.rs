@@ -429,3 +429,38 @@ skopeo inspect --config oci-archive:one.tar
     assert!(said(&["one", "nowhere/x.tar"]).contains("create a file in nowhere"));
     assert!(!trial.path("x.tar").exists());
 }
+
+/// A definition may start from an image of another tool, which its lock pins.
+#[test]
+fn an_image_of_another_tool_is_a_base() {
+    let trial = umoci();
+    let directory = trial.path("images/kid");
+    fs::create_dir_all(&directory).unwrap();
+    fs::rename(trial.path("oci"), directory.join("oci")).unwrap();
+    let definition = r#"
+name = "kid"
+description = ""
+base = "oci:oci"
+run = ["id -u > /etc/who; cat /kept/c >> /etc/who"]
+path = "/bin"
+workdir = "/app"
+user = [1000, 1000]
+[[test]]
+name = "a"
+command = ["sh", "-c", "cat /etc/who; id -u; pwd"]
+stdout = "0\nc\n1000\n/app\n"
+"#;
+    fs::write(directory.join("image.toml"), definition).unwrap();
+    let built = trial.faber(&["image", "build", "kid"]);
+    assert!(built.status.success(), "{built:?}");
+    let tested = trial.faber(&["image", "test", "kid"]);
+    assert!(tested.status.success(), "{tested:?}");
+    let again = trial.faber(&["image", "build", "kid"]);
+    assert!(String::from_utf8_lossy(&again.stdout).starts_with("kid: unchanged"), "{again:?}");
+
+    trial.tools("umoci config --image images/kid/oci:one --config.env A=c");
+    let other = trial.faber(&["image", "build", "kid"]);
+    let said = String::from_utf8_lossy(&other.stdout).into_owned();
+    assert!(said.contains("the base oci is another one than image.lock has"), "{said}");
+    assert!(trial.faber(&["image", "build", "--update", "kid"]).status.success());
+}

@@ -123,6 +123,8 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Imported {
     pub image: Image,
+    /// The digest of the manifest it was made of.
+    pub manifest: Digest,
     pub unchanged: bool,
     /// What of the image's config could not be kept, in sentences.
     pub notes: Vec<String>,
@@ -186,7 +188,7 @@ fn make(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Result<Impo
     let found = find(&*blobs, tag.as_deref())?;
     let made_of = told.digest(&found.digest);
     if let Some(image) = writer.store().image(&told.name).ok().filter(|image| image.is_made_of(&made_of)) {
-        return Ok(Imported { image, unchanged: true, notes: Vec::new() });
+        return Ok(Imported { image, manifest: found.digest, unchanged: true, notes: Vec::new() });
     }
     let config: ImageConfiguration = parse(&read_all(blobs.blob(&found.config)?, &found.config.name)?, "its config")?;
     check_platform(&config)?;
@@ -205,7 +207,7 @@ fn make(writer: &Writer<'_>, request: Request, watch: &Watch<'_>) -> Result<Impo
         // Files of the layers that were good.
         let _ = writer.collect();
     }
-    made.map(|image| Imported { image, unchanged: false, notes })
+    made.map(|image| Imported { image, manifest: found.digest, unchanged: false, notes })
 }
 
 /// What the operator says of an image.
