@@ -3,7 +3,6 @@
 //! Latency: one client, the two in turns (spawn, request, spawn, …), so that whatever disturbs the machine disturbs both.
 //! Throughput: 2, 8 and 32 clients that ask as fast as they are answered. The raw data stays in target/bench.
 
-#[allow(dead_code, reason = "the other benchmark uses more of it")]
 mod common;
 
 use std::fs;
