@@ -38,7 +38,7 @@ struct Args {
     /// Pairs of a spawn and a request for each image
     #[arg(long, default_value_t = 50)]
     pairs: usize,
-    /// No new pair after this many seconds for one image, once there are ten
+    /// No new pair after this many seconds for one image, once there are five
     #[arg(long, default_value_t = 20)]
     seconds: u64,
     /// A store of images built from benches/plain, to be run bare in turns with the others
@@ -57,7 +57,7 @@ const MOST: Duration = Duration::from_millis(3);
 const MOST_RATIO: f64 = 1.15;
 /// Between two measurements: what the last one left behind is removed, the next container is there.
 const PAUSE: Duration = Duration::from_millis(20);
-const FEWEST_PAIRS: usize = 10;
+const FEWEST_PAIRS: usize = 5;
 
 fn main() {
     let args = Args::parse();
@@ -278,7 +278,7 @@ struct Times {
 fn measure(language: &Language, args: &Args, bar: &ProgressBar) -> Times {
     bar.set_message(language.name.to_string());
     let mut warming = Times::default();
-    (0..3).for_each(|_| turn(language, &mut warming));
+    (0..2).for_each(|_| turn(language, &mut warming));
     let (mut times, started) = (Times::default(), Instant::now());
     for count in 0..args.pairs {
         if count >= FEWEST_PAIRS && started.elapsed() > Duration::from_secs(args.seconds) {
