@@ -3,20 +3,19 @@
 //! Latency: one client, the two in turns (spawn, request, spawn, …), so that whatever disturbs the machine disturbs both.
 //! Throughput: 2, 8 and 32 clients that ask as fast as they are answered. The raw data stays in target/bench.
 
-#[path = "../tests/it/support/mod.rs"]
-#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
-mod support;
+mod common;
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use common::support::{self, Server};
+use common::{Client, Percentiles, ms, ratio};
 use serde_json::{Value, json};
-use support::Server;
 
 #[derive(Parser)]
 #[command(about = "Measures Faber over HTTP, against bare spawns in the same run")]
@@ -38,9 +37,8 @@ struct Args {
 fn main() {
     let args = Args::parse();
     let server = Server::start_open();
-    let out = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/bench");
-    fs::create_dir_all(&out).unwrap();
-    machine();
+    let out = common::out();
+    println!("{}", common::machine());
     println!("\none client           bare spawn p50    p99     request p50    p99     ratio p50    p99");
     latency(&server, &out, "true", &["true"], args.pairs);
     latency(&server, &out, "python3", &["python3", "-c", "print(1)"], args.python_pairs);
@@ -49,39 +47,12 @@ fn main() {
         throughput(&server, &out, clients, args.requests);
     }
     memory(&server);
-    println!("\nraw data: {}", out.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().display());
+    println!("\nraw data: {}", common::shown(&out));
 }
 
-fn machine() {
-    let uname = rustix::system::uname();
-    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
-    println!("Linux {}, {cpus} processors", uname.release().to_string_lossy());
-}
-
-/// One client's connection, kept open.
-struct Client {
-    agent: ureq::Agent,
-    url: String,
-    body: String,
-}
-
-impl Client {
-    fn new(server: &Server, command: &[&str]) -> Self {
-        let task = json!({ "command": command[0], "args": command[1..] });
-        let url = format!("{}/execute", server.url());
-        Self { agent: ureq::agent(), url, body: json!({ "tasks": [task] }).to_string() }
-    }
-
-    /// Asks once; the time until the whole answer is there. The task must have succeeded.
-    fn ask(&self) -> Duration {
-        let started = Instant::now();
-        let mut answer = self.agent.post(&self.url).content_type("application/json").send(&self.body).unwrap();
-        let text = answer.body_mut().read_to_string().unwrap();
-        let took = started.elapsed();
-        let body: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(body["results"][0]["status"], "Success", "{text}");
-        took
-    }
+/// The command as a task of the host image.
+fn task(command: &[&str]) -> Value {
+    json!({ "command": command[0], "args": command[1..] })
 }
 
 /// fork, exec, the program's life and wait: no isolation, no limits, no server.
@@ -97,7 +68,7 @@ fn latency(server: &Server, out: &Path, name: &str, command: &[&str], pairs: usi
     // The system's own program, as the task finds it.
     let program = format!("/usr/bin/{}", command[0]);
     let bare: Vec<&str> = [program.as_str()].into_iter().chain(command[1..].iter().copied()).collect();
-    let client = Client::new(server, command);
+    let client = Client::new(server, &task(command));
     for _ in 0..pairs.min(20) {
         spawn(&bare);
         client.ask();
@@ -124,7 +95,7 @@ fn throughput(server: &Server, out: &Path, clients: usize, requests: usize) {
     let left = AtomicUsize::new(requests);
     let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
     let work = || {
-        let client = Client::new(server, &["true"]);
+        let client = Client::new(server, &task(&["true"]));
         let mut took = Vec::new();
         while take() {
             took.push(client.ask());
@@ -146,28 +117,6 @@ fn throughput(server: &Server, out: &Path, clients: usize, requests: usize) {
         ms(percentiles.p99),
         ms(cpu) / requests as f64
     );
-}
-
-struct Percentiles {
-    p50: Duration,
-    p99: Duration,
-}
-
-impl Percentiles {
-    /// By nearest rank.
-    fn of(times: &mut [Duration]) -> Self {
-        times.sort_unstable();
-        let rank = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
-        Self { p50: rank(50), p99: rank(99) }
-    }
-}
-
-fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-fn ratio(one: Duration, other: Duration) -> f64 {
-    one.as_secs_f64() / other.as_secs_f64()
 }
 
 fn save(path: &Path, head: &str, rows: impl Iterator<Item = Vec<Duration>>) {

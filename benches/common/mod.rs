@@ -1,0 +1,78 @@
+//! What the benchmarks share: a client that asks one thing, percentiles, and where the raw data goes.
+
+#[path = "../../tests/it/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the tests use more of it")]
+pub mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::Server;
+
+/// The directory for raw data, which is there afterwards.
+pub fn out() -> PathBuf {
+    let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
+    fs::create_dir_all(&out).unwrap();
+    out
+}
+
+/// As it is told at the end: relative to the project.
+pub fn shown(path: &Path) -> std::path::Display<'_> {
+    path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap_or(path).display()
+}
+
+/// What the numbers were measured on.
+pub fn machine() -> String {
+    let uname = rustix::system::uname();
+    let cpus = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("Linux {}, {cpus} processors", uname.release().to_string_lossy())
+}
+
+/// One client's connection, kept open, and the task it asks for.
+pub struct Client {
+    agent: ureq::Agent,
+    url: String,
+    body: String,
+}
+
+impl Client {
+    pub fn new(server: &Server, task: &Value) -> Self {
+        let url = format!("{}/execute", server.url());
+        Self { agent: ureq::agent(), url, body: json!({ "tasks": [task] }).to_string() }
+    }
+
+    /// Asks once; the time until the whole answer is there. The task must have succeeded.
+    pub fn ask(&self) -> Duration {
+        let started = Instant::now();
+        let mut answer = self.agent.post(&self.url).content_type("application/json").send(&self.body).unwrap();
+        let text = answer.body_mut().read_to_string().unwrap();
+        let took = started.elapsed();
+        let body: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(body["results"][0]["status"], "Success", "{text}");
+        took
+    }
+}
+
+pub struct Percentiles {
+    pub p50: Duration,
+    pub p99: Duration,
+}
+
+impl Percentiles {
+    /// By nearest rank.
+    pub fn of(times: &mut [Duration]) -> Self {
+        times.sort_unstable();
+        let rank = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
+        Self { p50: rank(50), p99: rank(99) }
+    }
+}
+
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+pub fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
+}
