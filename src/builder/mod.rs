@@ -73,7 +73,7 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
     let mut lock = Lock { architecture: architecture().to_owned(), ..Lock::default() };
     match &order.start {
         Start::Debian { suite, packages } => {
-            let needed = registries::needed(order);
+            let needed = registries::needed(&order.additions);
             lock.debian = debian::install(&workshop, suite, packages, &needed, &pins, cancel)?;
         }
         Start::Tree(tree) => {
@@ -83,9 +83,9 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
         Start::Scratch => {}
     }
     let mut steps = Steps::new(&mut workshop, order, cancel);
-    registries::install(&mut steps, order, &pins, &mut lock)?;
-    place::files(&steps, &order.copied)?;
-    for script in &order.run {
+    registries::install(&mut steps, &order.additions, &pins, &mut lock)?;
+    place::files(&steps, &order.additions.copied)?;
+    for script in &order.additions.run {
         let name = script.lines().next().unwrap_or_default();
         steps.run(name, &["sh", "-ec", script])?;
     }

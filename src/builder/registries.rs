@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::step::Steps;
 use super::{BuilderError, Result, UPDATE};
-use crate::image::{Crate, CrateName, Lock, Locked, NpmPackage, Order, PipRequirement, departure};
+use crate::image::{Additions, Crate, CrateName, Lock, Locked, NpmPackage, PipRequirement, departure};
 
 /// Where npm's packages are. `/node_modules` leads there, so a program anywhere finds them, by require and by import.
 const NPM: &str = "/opt/npm";
@@ -20,23 +20,26 @@ const REPORT: &str = "/run/faber/report.json";
 /// How Cargo names its registry in a lock, and how ours does.
 const CRATES_IO: (&str, &str) = ("registry+https://github.com/rust-lang/crates.io-index", "crates.io");
 
-/// The Debian packages of the programs that install what `order` asks for.
-pub fn needed(order: &Order) -> Vec<&'static str> {
-    let programs =
-        [(!order.pip.is_empty(), "python3-pip"), (!order.npm.is_empty(), "npm"), (!order.cargo.is_empty(), "cargo")];
+/// The Debian packages of the programs that install what `additions` asks for.
+pub fn needed(additions: &Additions) -> Vec<&'static str> {
+    let programs = [
+        (!additions.pip.is_empty(), "python3-pip"),
+        (!additions.npm.is_empty(), "npm"),
+        (!additions.cargo.is_empty(), "cargo"),
+    ];
     programs.into_iter().filter_map(|(is_needed, package)| is_needed.then_some(package)).collect()
 }
 
 /// Installs them all, in the versions of `pins` where they are pinned, and puts what it took into `lock`.
-pub fn install(steps: &mut Steps<'_, '_>, order: &Order, pins: &Lock, lock: &mut Lock) -> Result<()> {
-    if !order.pip.is_empty() {
-        lock.pip = pip(steps, &order.pip, &pins.pip)?;
+pub fn install(steps: &mut Steps<'_, '_>, additions: &Additions, pins: &Lock, lock: &mut Lock) -> Result<()> {
+    if !additions.pip.is_empty() {
+        lock.pip = pip(steps, &additions.pip, &pins.pip)?;
     }
-    if !order.npm.is_empty() {
-        lock.npm = Some(npm(steps, &order.npm, pins.npm.as_deref())?);
+    if !additions.npm.is_empty() {
+        lock.npm = Some(npm(steps, &additions.npm, pins.npm.as_deref())?);
     }
-    if !order.cargo.is_empty() {
-        lock.cargo = Some(cargo(steps, &order.cargo, pins.cargo.as_deref())?);
+    if !additions.cargo.is_empty() {
+        lock.cargo = Some(cargo(steps, &additions.cargo, pins.cargo.as_deref())?);
     }
     Ok(())
 }

@@ -243,15 +243,23 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let store = Store::new(&config.data_dir);
     let mut here = Here::claim(&config)?;
     let (mut lines, mut tested) = (Vec::new(), Vec::new());
+    // It draws itself when something is done: no thread may tick beside what makes containers.
+    let bar = ProgressBar::new(definitions.iter().map(|definition| definition.tests.len() as u64).sum());
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg:20}") {
+        bar.set_style(style);
+    }
     for definition in &definitions {
+        bar.set_message(definition.name.to_string());
         let image = store
             .image(&definition.name)
             .with_context(|| format!("build it: faber image build {}", definition.name))?;
         for test in &definition.tests {
             lines.push(prove(&mut here, definition, &image, test)?);
+            bar.inc(1);
         }
         tested.push(image);
     }
+    bar.finish_and_clear();
     if args.store.json {
         super::print(&serde_json::to_string_pretty(&lines)?)?;
     } else if args.markdown {

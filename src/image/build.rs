@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::definition::Base;
 use super::lock::{Lock, LockError};
 use super::oci::{OciError, Request, Source, Watch, import};
-use super::order::{Event, Order, Start};
+use super::order::{Additions, Event, Order, Start};
 use super::store::Writer;
 use super::tree::{self, Unpacked};
 use super::{Contents, Definition, Image, InUse, Root, StoreError, sbom};
@@ -165,9 +165,10 @@ fn versions(definition: &Definition, debian: &BTreeMap<String, String>, lock: &L
     };
     let debian = definition.packages.iter().filter_map(|package| debian.get_key_value(package.as_str()));
     let debian = debian.map(|(name, version)| (name.clone(), version.clone()));
-    let pip = definition.pip.iter().filter_map(|package| other(package.name()));
-    let npm = definition.npm.iter().filter_map(|package| other(package.name_and_range().0));
-    let cargo = definition.cargo.keys().filter_map(|name| other(name.as_str()));
+    let Additions { pip, npm, cargo, .. } = &definition.additions;
+    let pip = pip.iter().filter_map(|package| other(package.name()));
+    let npm = npm.iter().filter_map(|package| other(package.name_and_range().0));
+    let cargo = cargo.keys().filter_map(|name| other(name.as_str()));
     debian.chain(pip).chain(npm).chain(cargo).collect()
 }
 
@@ -186,11 +187,7 @@ fn order(definition: &Definition, base: Option<&InUse>, root: std::path::PathBuf
     Order {
         root,
         start,
-        pip: definition.pip.clone(),
-        npm: definition.npm.clone(),
-        cargo: definition.cargo.clone(),
-        copied: definition.copied.clone(),
-        run: definition.run.clone(),
+        additions: definition.additions.clone(),
         path: definition.path.clone(),
         env: definition.env(),
         pins,

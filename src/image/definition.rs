@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::copy::{self, CopiedFile, Copy};
+use super::order::Additions;
 use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 use super::{Language, PATH, User};
 use crate::config::{Size, Span};
@@ -61,12 +62,7 @@ pub struct Definition {
     pub base: Base,
     /// Debian packages; what they need comes with them, what they only recommend does not.
     pub packages: Vec<Package>,
-    pub pip: Vec<PipRequirement>,
-    pub npm: Vec<NpmPackage>,
-    pub cargo: BTreeMap<CrateName, Crate>,
-    pub copied: Vec<CopiedFile>,
-    /// Command lines for `sh -c`, run as root in the root file system.
-    pub run: Vec<String>,
+    pub additions: Additions,
     pub path: String,
     /// Where tasks start, if not in the workspace.
     pub workdir: Option<String>,
@@ -215,10 +211,9 @@ impl Definition {
 
     /// Over everything that decides what is built. Tests do not.
     pub fn digest(&self) -> Digest {
-        let Self {
-            name, description, base, packages, pip, npm, cargo, copied, run, path, env, limits, language, ..
-        } = self;
-        let (workdir, user) = (&self.workdir, &self.user);
+        let Self { name, description, base, packages, additions, path, workdir, user, env, limits, language, .. } =
+            self;
+        let Additions { pip, npm, cargo, copied, run } = additions;
         let copied: Vec<_> = copied.iter().map(|file| (&file.to, file.mode, &file.digest)).collect();
         let sources = format!("{base:?} {packages:?} {pip:?} {npm:?} {cargo:?} {copied:?} {run:?}");
         let told = format!("{name} {description:?} {path:?} {workdir:?} {user:?} {env:?} {limits:?} {language:?}");
@@ -261,11 +256,7 @@ impl Written {
             directory: directory.to_owned(),
             base: Base::Debian(Suite::trixie()),
             packages,
-            pip,
-            npm,
-            cargo,
-            copied,
-            run,
+            additions: Additions { pip, npm, cargo, copied, run },
             path: path.clone().unwrap_or_else(|| PATH.into()),
             workdir: self.workdir,
             user: self.user.unwrap_or_default(),
@@ -286,14 +277,17 @@ impl Written {
             }
             first
         }
+        let (first, then) = (parent.additions, own.additions);
         Ok(Definition {
             base: parent.base,
             packages: joined(parent.packages, own.packages),
-            pip: joined(parent.pip, own.pip),
-            npm: joined(parent.npm, own.npm),
-            cargo: parent.cargo.into_iter().chain(own.cargo).collect(),
-            copied: joined(parent.copied, own.copied),
-            run: joined(parent.run, own.run),
+            additions: Additions {
+                pip: joined(first.pip, then.pip),
+                npm: joined(first.npm, then.npm),
+                cargo: first.cargo.into_iter().chain(then.cargo).collect(),
+                copied: joined(first.copied, then.copied),
+                run: joined(first.run, then.run),
+            },
             path: path.unwrap_or(parent.path),
             workdir: if has_workdir { own.workdir } else { parent.workdir },
             user: if has_user { own.user } else { parent.user },

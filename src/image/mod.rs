@@ -29,7 +29,7 @@ pub use copy::CopiedFile;
 pub use definition::{Definition, DefinitionError, Test};
 pub use lock::{Lock, LockError, Locked, architecture, departure};
 pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, Watch, export, import};
-pub use order::{EPOCH, Event, Order, Start};
+pub use order::{Additions, EPOCH, Event, Order, Start};
 pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 pub use sbom::{SbomError, sbom};
 pub use store::{InUse, Store, StoreError, Writer};

@@ -18,15 +18,22 @@ pub struct Order {
     /// An empty directory for the root file system in the making.
     pub root: PathBuf,
     pub start: Start,
-    pub pip: Vec<PipRequirement>,
-    pub npm: Vec<NpmPackage>,
-    pub cargo: BTreeMap<CrateName, Crate>,
-    pub copied: Vec<CopiedFile>,
-    pub run: Vec<String>,
+    pub additions: Additions,
     pub path: String,
     pub env: BTreeMap<String, String>,
     /// Versions to take.
     pub pins: Option<Lock>,
+}
+
+/// What is added to the start, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Additions {
+    pub pip: Vec<PipRequirement>,
+    pub npm: Vec<NpmPackage>,
+    pub cargo: BTreeMap<CrateName, Crate>,
+    pub copied: Vec<CopiedFile>,
+    /// Command lines for `sh -ec`, run as root in the root file system.
+    pub run: Vec<String>,
 }
 
 /// What the root file system starts as.
