@@ -84,7 +84,7 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
     }
     let mut steps = Steps::new(&mut workshop, order, cancel);
     registries::install(&mut steps, &order.additions, &pins, &mut lock)?;
-    place::files(&steps, &order.additions.copied)?;
+    place::files(steps.workshop(), &order.additions.copied)?;
     for script in &order.additions.run {
         let name = script.lines().next().unwrap_or_default();
         steps.run(name, &["sh", "-ec", script])?;

@@ -9,7 +9,6 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, chownat, fchmod, fchown, mkdirat, openat2, unlinkat};
 use rustix::io::Errno;
 
-use super::step::Steps;
 use super::{BuilderError, Result, doing};
 use crate::image::CopiedFile;
 use crate::sandbox::Workshop;
@@ -18,10 +17,10 @@ use crate::sandbox::Workshop;
 const BYTES: u64 = 64 << 20;
 
 /// Copies each file to its place.
-pub fn files(steps: &Steps<'_, '_>, copied: &[CopiedFile]) -> Result<()> {
+pub fn files(workshop: &Workshop<'_>, copied: &[CopiedFile]) -> Result<()> {
     for CopiedFile { from, to, mode, digest: _ } in copied {
         doing(format!("copying {}", to.display()));
-        let copy = || write(steps.workshop(), to, *mode, &mut File::open(from)?);
+        let copy = || write(workshop, to, *mode, &mut File::open(from)?);
         copy().map_err(|source| BuilderError::Copy { path: from.clone(), source })?;
     }
     Ok(())

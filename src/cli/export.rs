@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::image::StoreArgs;
-use super::import::{INTERRUPTED, Looker};
+use super::long::{INTERRUPTED, Looker};
+use super::store::{StoreArgs, mib};
 use crate::image::{ExportError, Exported, Store, Watch, export};
 use crate::task::ImageName;
 
@@ -41,8 +41,7 @@ pub fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
             super::print(&format!("{{\"size\": {size}, \"digest\": \"{digest}\"}}"))
         }
         Ok(Exported { size, digest }) => {
-            let mib = size.div_ceil(1 << 20);
-            super::print(&format!("{}: {mib} MiB, podman load -i takes it; {digest}", args.file.display()))
+            super::print(&format!("{}: {}, podman load -i takes it; {digest}", args.file.display(), mib(size)))
         }
         Err(ExportError::Interrupted) => {
             eprintln!("faber: interrupted: nothing was written");

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
@@ -14,10 +13,11 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::inspect::{self, InspectArgs};
+use super::long::{Stop, spinner};
 use super::run::Here;
-use crate::config::{Config, Loaded, Size};
-use crate::image::{Built, Catalog, Choice, Definition, Image, Looker, Root, Store, Test, Writer, build};
-use crate::keeper::take_stop_signals;
+use super::store::{StoreArgs, mib};
+use crate::config::Size;
+use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
 use crate::task::{ImageName, TaskResult};
 
@@ -39,16 +39,6 @@ pub enum ImageCommand {
     Rm(RmArgs),
     /// Remove files that belong to no image any more
     Gc(StoreArgs),
-}
-
-#[derive(Debug, Args)]
-pub struct StoreArgs {
-    /// The configuration file, for the place of the store
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -115,12 +105,6 @@ pub struct RmArgs {
     store: StoreArgs,
 }
 
-impl StoreArgs {
-    pub fn config(&self) -> anyhow::Result<Config> {
-        Ok(Loaded::read(self.config.as_deref(), Vec::new())?.config)
-    }
-}
-
 impl Which {
     fn definitions(&self) -> anyhow::Result<Vec<Definition>> {
         if self.all {
@@ -163,13 +147,8 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let writer = store.write()?;
     let choice = Choice { force: args.force || args.update, update: args.update };
     // A Ctrl-C ends the builders too, and what they leave half-made is then removed here.
-    let (signals, stopped) = (take_stop_signals()?, AtomicBool::new(false));
-    let stopped = || {
-        if matches!(signals.read_signal(), Ok(Some(_))) {
-            stopped.store(true, Ordering::Relaxed);
-        }
-        stopped.load(Ordering::Relaxed)
-    };
+    let stop = Stop::take()?;
+    let stopped = || stop.is_asked();
     let bars = MultiProgress::new();
     let queue = Mutex::new(definitions.iter());
     let work = || {
@@ -205,15 +184,10 @@ fn build_one(
     stopped: &(dyn Fn() -> bool + Sync),
 ) -> BuildLine {
     let name = definition.name.clone();
-    let bar = bars.add(ProgressBar::new_spinner());
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:14} {elapsed:>5}  {wide_msg}") {
-        bar.set_style(style);
-    }
-    bar.set_prefix(name.to_string());
-    bar.enable_steady_tick(Duration::from_millis(200));
+    let bar = bars.add(spinner(name.as_str()));
     let started = Instant::now();
-    let looker = Looker { progress: &|step| bar.set_message(step.to_owned()), stopped };
-    let built = build(writer, definition, choice, &looker);
+    let watch = Watch { progress: &|step| bar.set_message(step.to_owned()), stopped };
+    let built = build(writer, definition, choice, &watch);
     bar.finish_and_clear();
     let (outcome, error) = match built {
         Ok(Built::New) => ("built", None),
@@ -298,10 +272,6 @@ fn size(image: &Image) -> u64 {
         Root::Machine(_) => 0,
         Root::Tree(contents) => contents.size,
     }
-}
-
-pub fn mib(bytes: u64) -> String {
-    format!("{} MiB", bytes.div_ceil(1 << 20))
 }
 
 fn table(lines: &[TestLine]) -> String {

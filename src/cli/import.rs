@@ -1,23 +1,18 @@
 //! `faber image import`: an image of another tool becomes one of Faber's.
 
-use std::cell::Cell;
 use std::io::Read;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
-use nix::sys::signalfd::SignalFd;
 use serde::Serialize;
 
-use super::image::StoreArgs;
+use super::long::{INTERRUPTED, Looker};
+use super::store::StoreArgs;
 use crate::image::{Image, Imported, Login, OciError, Request, Source, Store, WORKSPACE, Watch, import};
-use crate::keeper::take_stop_signals;
 use crate::task::ImageName;
 
-/// As a shell tells of SIGINT.
-pub const INTERRUPTED: u8 = 130;
 /// No password is longer.
 const PASSWORD_BYTES: u64 = 64 << 10;
 
@@ -140,35 +135,4 @@ fn tell(imported: &Imported, took: Duration, json: bool) -> anyhow::Result<ExitC
     }
     let (uid, gid) = user;
     super::print(&format!("{name}: {outcome} in {seconds:.1} s; tasks start in {workdir} as {uid}:{gid}"))
-}
-
-/// Shows what is being done, and sees Ctrl-C.
-pub struct Looker {
-    pub bar: ProgressBar,
-    signals: SignalFd,
-    stopped: Cell<bool>,
-}
-
-impl Looker {
-    pub fn new(name: &str) -> anyhow::Result<Self> {
-        let signals = take_stop_signals()?;
-        let bar = ProgressBar::new_spinner();
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix:14} {elapsed:>5}  {wide_msg}") {
-            bar.set_style(style);
-        }
-        bar.set_prefix(name.to_owned());
-        bar.enable_steady_tick(Duration::from_millis(200));
-        Ok(Self { bar, signals, stopped: Cell::new(false) })
-    }
-
-    pub fn says(&self, step: &str) {
-        self.bar.set_message(step.to_owned());
-    }
-
-    pub fn stopped(&self) -> bool {
-        if !self.stopped.get() {
-            self.stopped.set(matches!(self.signals.read_signal(), Ok(Some(_))));
-        }
-        self.stopped.get()
-    }
 }

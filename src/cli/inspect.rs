@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use comfy_table::{Table, presets};
 
-use super::image::{StoreArgs, mib};
+use super::store::{StoreArgs, mib};
 use crate::config::Size;
 use crate::image::{Catalog, Image, Language, Root, Store, User, sbom};
 use crate::task::{ImageName, ResourceLimits};

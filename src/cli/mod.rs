@@ -10,10 +10,12 @@ mod import;
 mod inspect;
 mod key;
 mod log;
+mod long;
 mod openapi;
 mod run;
 mod runner;
 mod serve;
+mod store;
 
 use std::process::ExitCode;
 

@@ -12,11 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::definition::Base;
 use super::lock::{Lock, LockError};
-use super::oci::{OciError, Request, Source, Watch, import};
+use super::oci::{OciError, Request, Source, import};
 use super::order::{Additions, Event, Order, Start};
 use super::store::Writer;
 use super::tree::{self, Unpacked};
-use super::{Contents, Definition, Image, InUse, Root, StoreError, sbom};
+use super::{Contents, Definition, Image, InUse, Root, StoreError, Watch, sbom};
 use crate::task::{Digest, ImageName};
 
 #[derive(Debug, thiserror::Error)]
@@ -54,12 +54,6 @@ pub struct Choice {
     pub update: bool,
 }
 
-/// Who looks on: hears what is being done, from any thread, and may stop it.
-pub struct Looker<'a> {
-    pub progress: &'a (dyn Fn(&str) + Sync),
-    pub stopped: &'a (dyn Fn() -> bool + Sync),
-}
-
 /// Builds `definition`, unless that is what is there already.
 ///
 /// # Errors
@@ -68,11 +62,11 @@ pub fn build(
     writer: &Writer<'_>,
     definition: &Definition,
     choice: Choice,
-    looker: &Looker<'_>,
+    watch: &Watch<'_>,
 ) -> Result<Built, BuildError> {
-    let progress = looker.progress;
+    let progress = watch.progress;
     let pins = if choice.update { None } else { Lock::read(&definition.directory)? };
-    let (base, made_of) = base(writer, definition, pins.as_ref(), looker)?;
+    let (base, made_of) = base(writer, definition, pins.as_ref(), watch)?;
     let recipe = |lock: &Lock| recipe(definition, base.as_ref(), lock);
     if !choice.force && pins.as_ref().is_some_and(|lock| is_built(writer, definition, &recipe(lock))) {
         return Ok(Built::Unchanged);
@@ -88,7 +82,7 @@ pub fn build(
     writer.make(&unpacking, |place| {
         let (unpacked, heard) = std::thread::scope(|scope| {
             let listener = scope.spawn(|| listen(talk, progress));
-            let unpacked = tree::unpack(Ended { archive, builder: &mut builder, stopped: Some(looker.stopped) }, place);
+            let unpacked = tree::unpack(Ended { archive, builder: &mut builder, stopped: Some(watch.stopped) }, place);
             let _ = builder.kill();
             let _ = builder.wait();
             (unpacked, listener.join().unwrap_or_default())
@@ -113,7 +107,7 @@ fn base(
     writer: &Writer<'_>,
     definition: &Definition,
     pins: Option<&Lock>,
-    looker: &Looker<'_>,
+    watch: &Watch<'_>,
 ) -> Result<(Option<InUse>, Option<Digest>), BuildError> {
     let store = writer.store();
     let source = match &definition.base {
@@ -127,8 +121,7 @@ fn base(
         .map_err(|refusal| BuildError::Failed(refusal.to_string()))?;
     let source_of = Source::parse(&found).map_err(BuildError::Base)?;
     let request = Request { source: source_of, name, tag: None, workdir: None, plain_http: false, login: None };
-    let watch = Watch { progress: &|step| (looker.progress)(step), stopped: looker.stopped };
-    let imported = import(writer, request, &watch).map_err(BuildError::Base)?;
+    let imported = import(writer, request, watch).map_err(BuildError::Base)?;
     if pins.is_some_and(|pins| pins.base.as_ref().is_some_and(|pinned| *pinned != imported.manifest)) {
         return Err(BuildError::OtherBase(source.clone()));
     }

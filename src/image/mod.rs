@@ -23,12 +23,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-pub use build::{BuildError, Built, Choice, Looker, build};
+pub use build::{BuildError, Built, Choice, build};
 pub use catalog::Catalog;
 pub use copy::CopiedFile;
 pub use definition::{Definition, DefinitionError, Test};
 pub use lock::{Lock, LockError, Locked, architecture, departure};
-pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, Watch, export, import};
+pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, export, import};
 pub use order::{Additions, EPOCH, Event, Order, Start};
 pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 pub use sbom::{SbomError, sbom};
@@ -93,6 +93,12 @@ impl From<User> for (u32, u32) {
     fn from(User { uid, gid }: User) -> Self {
         (uid, gid)
     }
+}
+
+/// Who looks on while something long is done, from any thread: hears what it is, and may stop it.
+pub struct Watch<'a> {
+    pub progress: &'a (dyn Fn(&str) + Sync),
+    pub stopped: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// An image that can be used: what a runner makes containers from, and what a client is told.

@@ -4,7 +4,8 @@ use std::io::{self, BufRead, BufReader, Read};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{OciError, Watch};
+use super::OciError;
+use crate::image::Watch;
 use crate::task::Digest;
 
 /// A part, as a manifest names it.

@@ -16,7 +16,8 @@ use tar::{EntryType, Header};
 use tempfile::NamedTempFile;
 
 use super::blob::Watched;
-use super::{Watch, choose};
+use super::choose;
+use crate::image::Watch;
 use crate::image::{Image, InUse, Store, StoreError, WORKSPACE};
 use crate::task::{Digest, ImageName};
 

@@ -12,7 +12,8 @@ use tar::EntryType;
 
 use super::blob::{Blob, Packing, Watched, unpacked};
 use super::manifest::{Blobs, Document, read_all};
-use super::{OciError, Watch, at};
+use super::{OciError, at};
+use crate::image::Watch;
 use crate::image::tree::{self, Used};
 
 /// The list of images in a layout, and in an archive of `docker save`.

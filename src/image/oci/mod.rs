@@ -28,7 +28,7 @@ pub use export::{ExportError, Exported, export};
 pub use registry::Login;
 
 use super::tree::{self, Kind, Place, TreeError, Unpacked, Unpacking};
-use super::{Contents, Image, Root, StoreError, Writer};
+use super::{Contents, Image, Root, StoreError, Watch, Writer};
 use crate::task::{Digest, ImageName, ResourceLimits};
 use blob::{Blob, Verified, Watched, unpacked};
 use layout::Layout;
@@ -91,12 +91,6 @@ type Result<T> = std::result::Result<T, OciError>;
 
 fn at(step: &'static str, path: &Path) -> impl Fn(io::Error) -> OciError {
     move |source| OciError::Io { step, path: path.to_owned(), source }
-}
-
-/// Who looks on: hears what is being done, and may stop it.
-pub struct Watch<'a> {
-    pub progress: &'a dyn Fn(&str),
-    pub stopped: &'a dyn Fn() -> bool,
 }
 
 /// Where an image comes from.

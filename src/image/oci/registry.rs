@@ -17,9 +17,10 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use tokio::runtime::Runtime;
 
+use super::OciError;
 use super::blob::Blob;
 use super::manifest::{Blobs, Document, MANIFEST_BYTES, read_all};
-use super::{OciError, Watch};
+use crate::image::Watch;
 
 /// How long a registry may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
