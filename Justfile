@@ -24,6 +24,11 @@ bench *arguments:
 images *arguments:
     scripts/images {{arguments}}
 
+# Run a command in a virtual machine with cgroup v2 alone
+[group('develop')]
+vm *arguments:
+    scripts/vm {{arguments}}
+
 # Format the code
 [group('develop')]
 format:

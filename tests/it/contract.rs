@@ -288,9 +288,11 @@ fn a_full_queue_is_503_with_the_time_to_wait() {
 
 #[test]
 fn a_task_whose_turn_does_not_come_in_time_is_not_executed() {
-    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "300ms")];
+    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "1s")];
     let server = Server::start(&["--open-mode"], &env);
-    let sleep = json!({ "command": "sleep", "args": ["2"] });
+    // The first must not wait for its runner to come up.
+    eventually("a task is run", || server.execute(json!([{ "command": "true" }])).status == 200);
+    let sleep = json!({ "command": "sleep", "args": ["4"] });
     let body = server.execute(json!([sleep, { "command": "true" }])).json();
     assert_eq!(body["results"][0]["status"], "Success", "{body}");
     assert_eq!(body["results"][1]["status"], "NotExecuted");

@@ -114,7 +114,8 @@ fn only_the_workspace_tmp_and_shm_can_be_written() {
 #[test]
 fn sizes_and_inodes_of_writable_places_are_limited() {
     let server = Server::start_open();
-    let limits = json!({ "memory_limit": 1 << 30 });
+    let limits =
+        json!({ "memory_limit": 1 << 30, "cpu_time_limit": 240_000_000_000u64, "wall_time_limit": 480_000_000_000u64 });
     let fill = |dir: &str| {
         let script = format!("head -c 600M /dev/zero > {dir}/f; stat -c %s {dir}/f");
         let result = server.run(json!({ "command": "bash", "args": ["-c", script], "resource_limits": limits }));

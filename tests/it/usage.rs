@@ -8,11 +8,25 @@ const MIB: u64 = 1 << 20;
 const MS: u64 = 1_000_000;
 
 #[track_caller]
-fn usage(program: &str) -> Value {
+fn run(program: &str) -> Value {
     let server = Server::start_open();
     let result = server.run(json!({ "command": "python3", "args": ["-c", program] }));
     assert_eq!(result["status"], "Success", "{result}");
-    result["resource_usage"].clone()
+    result
+}
+
+#[track_caller]
+fn usage(program: &str) -> Value {
+    run(program)["resource_usage"].clone()
+}
+
+/// What a program used, and the sum of the nanoseconds of CPU time that its processes print of themselves, each before its
+/// end: so the bounds hold on a slow machine too.
+#[track_caller]
+fn usage_and_own(program: &str) -> (Value, u64) {
+    let result = run(program);
+    let own = result["stdout"].as_str().unwrap().split_whitespace().map(|number| number.parse::<u64>().unwrap()).sum();
+    (result["resource_usage"].clone(), own)
 }
 
 #[track_caller]
@@ -23,9 +37,10 @@ fn within(usage: &Value, field: &str, least: u64, most: u64) {
 
 #[test]
 fn user_time_is_measured() {
-    let usage = usage("import time\nwhile time.process_time() < 0.3: pass");
-    within(&usage, "cpu_time_ns", 290 * MS, 600 * MS);
-    within(&usage, "wall_time_ns", 290 * MS, 30_000 * MS);
+    let (usage, own) =
+        usage_and_own("import time\nwhile time.process_time() < 0.3: pass\nprint(time.process_time_ns())");
+    within(&usage, "cpu_time_ns", own, own * 2);
+    within(&usage, "wall_time_ns", own, 30_000 * MS);
     let sum = usage["user_time_ns"].as_u64().unwrap() + usage["system_time_ns"].as_u64().unwrap();
     assert_eq!(usage["cpu_time_ns"], sum);
 }
@@ -40,15 +55,17 @@ fn system_time_is_told_from_user_time() {
 
 #[test]
 fn cpu_time_of_ended_children_is_in_the_sum() {
-    let program = "import os, time\nfor i in range(3):\n  if not os.fork():\n    while time.process_time() < 0.1: pass\n    os._exit(0)\nwhile True:\n  try: os.wait()\n  except ChildProcessError: break";
-    within(&usage(program), "cpu_time_ns", 290 * MS, 600 * MS);
+    let program = "import os, time\ndef say(): os.write(1, b'%d\\n' % time.process_time_ns())\nfor i in range(3):\n  if not os.fork():\n    while time.process_time() < 0.1: pass\n    say()\n    os._exit(0)\nwhile True:\n  try: os.wait()\n  except ChildProcessError: break\nsay()";
+    let (usage, own) = usage_and_own(program);
+    assert!(own > 300 * MS);
+    within(&usage, "cpu_time_ns", own, own * 2);
 }
 
 #[test]
 fn sleeping_costs_wall_time_only() {
-    let usage = usage("import time; time.sleep(0.3)");
+    let (usage, own) = usage_and_own("import time; time.sleep(0.3); print(time.process_time_ns())");
     within(&usage, "wall_time_ns", 300 * MS, 10_000 * MS);
-    within(&usage, "cpu_time_ns", MS, 200 * MS);
+    within(&usage, "cpu_time_ns", own, own * 2 + 10 * MS);
 }
 
 #[test]
@@ -85,7 +102,8 @@ fn output_counts_as_written() {
     let result = server.run(json!({ "command": "echo", "args": ["hello", "world"] }));
     assert_eq!(result["resource_usage"]["io_write_bytes"], 12, "{result}");
     assert_eq!(result["resource_usage"]["process_count"], 1);
-    assert_eq!(result["resource_usage"]["file_descriptors"], 3);
+    // Its three, and on a slow machine the libraries that a look finds it opening.
+    within(&result["resource_usage"], "file_descriptors", 3, 5);
 }
 
 #[test]
@@ -98,11 +116,15 @@ fn children_alive_at_once_are_counted() {
 fn set_up_is_never_charged_to_the_task() {
     let server = Server::start_open();
     let big = "x".repeat(4 << 20);
-    let result = server.run(json!({ "command": "true", "files": { "a": big, "b": big } }));
-    let usage = &result["resource_usage"];
-    assert_eq!(result["status"], "Success", "{result}");
-    assert_eq!(usage["io_write_bytes"], 0, "{usage}");
-    // Copying eight MiB in takes some milliseconds; `true` about one.
-    within(usage, "cpu_time_ns", 1, 8 * MS);
-    within(usage, "wall_time_ns", 1, 1_000 * MS);
+    let usage = |files: Value| {
+        let result = server.run(json!({ "command": "true", "files": files }));
+        assert_eq!(result["status"], "Success", "{result}");
+        result["resource_usage"].clone()
+    };
+    let (without, with) = (usage(json!({})), usage(json!({ "a": big, "b": big })));
+    assert_eq!(with["io_write_bytes"], 0, "{with}");
+    // Copying eight MiB in takes several times what `true` does.
+    let alone = without["cpu_time_ns"].as_u64().unwrap();
+    within(&with, "cpu_time_ns", 1, 2 * alone + 4 * MS);
+    within(&with, "wall_time_ns", 1, 1_000 * MS);
 }

@@ -53,8 +53,10 @@ impl Answer {
 }
 
 impl Server {
+    /// For everybody, without rate limits, and with patience: what a slow machine cannot do at once waits its turn.
     pub fn start_open() -> Self {
-        Self::start(&["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")])
+        let env = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
+        Self::start(&["--open-mode"], &env)
     }
 
     pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
