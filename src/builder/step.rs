@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -113,7 +114,7 @@ fn owned((name, value): (&str, &str)) -> (String, String) {
 fn certificates() -> Option<String> {
     let named = std::env::var("SSL_CERT_FILE").ok();
     let all = named.into_iter().chain(MACHINE_CERTIFICATES.map(str::to_owned));
-    all.filter(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file()))
+    all.filter(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.mode() & 0o004 != 0))
         .find_map(|path| fs::canonicalize(path).ok()?.to_str().map(str::to_owned))
 }
 

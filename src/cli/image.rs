@@ -164,7 +164,11 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         workers.into_iter().flat_map(|worker| worker.join().unwrap_or_default()).collect()
     });
     lines.sort_by(|one, other| one.name.cmp(&other.name));
-    let failed = lines.len() < definitions.len() || lines.iter().any(|line| line.error.is_some());
+    let not_begun = definitions.len() - lines.len();
+    if not_begun > 0 {
+        eprintln!("faber: interrupted: {not_begun} not begun");
+    }
+    let failed = not_begun > 0 || lines.iter().any(|line| line.error.is_some());
     if args.store.json {
         super::print(&serde_json::to_string_pretty(&lines)?)?;
     } else {
