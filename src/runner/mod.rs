@@ -115,6 +115,7 @@ impl Runner {
         if let Some(reason) = refusal(&task, &self.max) {
             return say(socket, &Notice::Report { report: Report::fault(reason), fault: Some(reason.into()) });
         }
+        self.slot.expect(&task.limits);
         let created = if task.image == created.image() {
             created
         } else {
@@ -141,8 +142,9 @@ fn say(socket: &mut UnixStream, notice: &Notice) -> Result<(), RunnerError> {
 }
 
 fn wait(socket: &mut UnixStream, created: &Created) -> Result<Event, RunnerError> {
-    let init = created.init();
-    let mut fds = [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN)];
+    let [init, control] = created.ends();
+    let mut fds =
+        [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
     while let Err(errno) = poll(&mut fds, None) {
         if errno != rustix::io::Errno::INTR {
             return Err(at("wait for an order")(errno));

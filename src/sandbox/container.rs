@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -17,18 +17,18 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::cgroup::{Cgroup, CgroupError, Tree};
-use super::init::wire::{Command, Notice, Step};
+use super::cgroup::{Cgroup, CgroupError, GroupLimits, Tree};
+use super::init::wire::{Command, Files, Notice, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
 use super::spec;
-use super::watch::{self, Watch};
+use super::watch::{self, First, Stop, Watch};
 use crate::frame;
 use crate::image::{Image, WORKSPACE};
-use crate::task::{Hits, ImageId, Limit, Limits, Outcome, Report, Task};
+use crate::task::{Hits, ImageId, Limit, Outcome, Report, Task};
 
-/// How long the init may take from the start of the container to a prepared task.
+/// How long the init may take for each step of the set-up.
 const SET_UP: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum ContainerError {
     Spec(#[from] OciSpecError),
     #[error("libcontainer: {step}")]
     Libcontainer { step: &'static str, source: LibcontainerError },
-    #[error("libcontainer made a container without a process")]
+    #[error("the container's process is gone")]
     NoInit,
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
@@ -55,17 +55,25 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> ContainerError {
     move |error| ContainerError::Io { step, source: error.into() }
 }
 
-/// A container whose init waits for a task. Dropping it removes it.
+/// A container whose task's process waits for its command. Dropping it removes it.
 pub struct Created {
+    container: Running,
+    /// What the set-up has used.
+    before: Baseline,
+    /// The group's limits, put in force ahead of the task: most likely what it asks.
+    in_force: Option<GroupLimits>,
+}
+
+/// A started container: everything that has to be given back. Dropping it removes it.
+struct Running {
     image: Rc<Image>,
-    container: Container,
     init: InitProcess,
     control: UnixStream,
-    start: UnixStream,
+    commands: UnixStream,
     stdout: File,
     stderr: File,
-    /// The mount namespace, kept beyond the init's end: what the task leaves in its files is then still charged when
-    /// usage is read, and taking the mounts down is not what the answer waits for. None once it is given back.
+    /// The mount namespace, kept beyond the init's end: taking the mounts down is not what the answer waits for. None once
+    /// it is given back.
     mounts: Option<OwnedFd>,
     group: Box<dyn Cgroup>,
     state: PathBuf,
@@ -80,7 +88,7 @@ pub struct Ran {
 }
 
 /// A container whose task has ended. Dropping it removes it.
-pub struct Remains(#[expect(dead_code, reason = "held for its Drop")] Created);
+pub struct Remains(#[expect(dead_code, reason = "held for its Drop")] Running);
 
 /// The init as the runner holds it: the handle that cannot come to mean another process, and the pid to look up in /proc.
 struct InitProcess {
@@ -109,18 +117,93 @@ impl InitProcess {
 }
 
 impl Created {
-    pub(super) fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<Self> {
+    /// Makes and starts a container of `image`, up to its task's process waiting for a command.
+    pub(super) fn create(
+        slot: &Slot,
+        name: &str,
+        bundle: &Path,
+        image: Rc<Image>,
+        purpose: Purpose,
+        expected: Option<GroupLimits>,
+    ) -> Result<Self> {
+        let (mut started, container) = Running::create(slot, name, bundle, image, purpose)?;
+        started.start(container)?;
+        if let Some(limits) = &expected {
+            started.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
+        }
+        let before = started.baseline()?;
+        Ok(Self { container: started, before, in_force: expected })
+    }
+
+    /// The image it is of.
+    pub fn image(&self) -> ImageId {
+        self.container.image.id()
+    }
+
+    /// Each of them is readable when the container has come to an end, which a waiting one never does by itself.
+    pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
+        [self.container.init.handle.as_fd(), self.container.control.as_fd()]
+    }
+
+    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
+    /// for the client, and in the fault for the operator.
+    pub fn run(mut self, task: Task, cancel: BorrowedFd<'_>) -> Ran {
+        let (report, fault) = match self.prepare(&task, cancel).and_then(|refused| match refused {
+            Some(outcome) => Ok(Report { outcome, ..Report::not_executed("") }),
+            None => self.container.run(task, &self.before, cancel),
+        }) {
+            Ok(report) => (report, None),
+            Err(error) => (Report::fault(reason(&error)), Some(error)),
+        };
+        Ran { report, fault, remains: Remains(self.container) }
+    }
+
+    /// What is left to do before the clock runs: the task's limits in force, its files in the workspace. The outcome says
+    /// that it cannot run.
+    fn prepare(&mut self, task: &Task, cancel: BorrowedFd<'_>) -> Result<Option<Outcome>> {
+        let limits = GroupLimits::from(&task.limits);
+        if self.in_force.as_ref() != Some(&limits) {
+            self.container.group.apply(&limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
+        }
+        if task.files.is_empty() {
+            return Ok(None);
+        }
+        // What the init does not take shows in what it says or does not say next.
+        let _ = self.container.hand_over_files(task);
+        let refused = match self.container.next_notice(Some(cancel))? {
+            First::Notice(Notice::Placed) => {
+                self.before = self.container.baseline()?;
+                return Ok(None);
+            }
+            First::Notice(Notice::Failed { step: Step::Files, errno }) => {
+                Outcome::NotExecuted { reason: format!("files: {}", outcome::errno_text(errno)) }
+            }
+            First::Cancelled => cancelled(),
+            // The files are the task's memory: so was the process that the kernel ended for it.
+            First::Notice(Notice::Exited { .. }) | First::InitGone if self.container.group.oom_kills()? > 0 => {
+                Outcome::Stopped(Limit::Memory, task.limits.memory)
+            }
+            First::InitGone => return Err(ContainerError::NoInit),
+            First::Notice(notice) => return Err(set_up_failed(Some(notice))),
+            First::Late => return Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut))),
+        };
+        Ok(Some(refused))
+    }
+}
+
+impl Running {
+    fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
         let cgroup = Tree::path(&slot.instance, name);
         let group = slot.tree.group(&slot.instance, name);
         spec::build(&purpose, &cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let (start, init_start) = UnixStream::pair().map_err(at("make a socket pair"))?;
+        let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (stdout, init_stdout) = pipe(slot.ids_of(image.user))?;
         let (stderr, init_stderr) = pipe(slot.ids_of(image.user))?;
-        let foreign = [&control, &start].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
+        let foreign = [&control, &commands].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
         let init = Init {
             control: init_control.as_raw_fd(),
-            start: init_start.as_raw_fd(),
+            commands: init_commands.as_raw_fd(),
             foreign: foreign.collect(),
             programs: slot.programs.clone(),
             purpose,
@@ -142,95 +225,66 @@ impl Created {
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);
-        Ok(Self { image, container, init, control, start, stdout, stderr, mounts: Some(mounts), group, state })
+        let created = Self { image, init, control, commands, stdout, stderr, mounts: Some(mounts), group, state };
+        Ok((created, container))
     }
 
-    /// The image it is of.
-    pub fn image(&self) -> ImageId {
-        self.image.id()
-    }
-
-    /// Readable when the init has ended, which a waiting one never does by itself.
-    pub fn init(&self) -> BorrowedFd<'_> {
-        self.init.handle.as_fd()
-    }
-
-    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
-    /// for the client, and in the fault for the operator.
-    pub fn run(mut self, task: Task, cancel: BorrowedFd<'_>) -> Ran {
-        let limits = task.limits.clone();
-        let (report, fault) = match self.prepare(task, cancel) {
-            Ok(Prepared::Waiting(before)) => (self.start_and_watch(&limits, &before, cancel), None),
-            Ok(Prepared::Not(outcome)) => (Report { outcome, ..Report::not_executed("") }, None),
-            Err(error) => (Report::fault(reason(&error)), Some(error)),
-        };
-        Ran { report, fault, remains: Remains(self) }
-    }
-
-    /// Everything before the clock runs: limits in force, container started, files placed, the task's process waiting.
-    fn prepare(&mut self, task: Task, cancel: BorrowedFd<'_>) -> Result<Prepared> {
-        let limits = &task.limits;
-        self.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
+    /// Starts the init, and waits for the task's process.
+    fn start(&mut self, mut container: Container) -> Result<()> {
         // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
         self.score(1000)?;
-        self.container
-            .start()
-            .map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
-        let limit = limits.clone();
-        // What the init does not take shows in what it says or does not say next.
-        let _ = self.hand_over(task);
-        let notice = watch::first_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP);
-        match notice.map_err(at("wait for the init"))? {
-            watch::First::Notice(Notice::Prepared) => {}
-            watch::First::Notice(Notice::Failed { step: Step::Files, errno }) => {
-                return Ok(Prepared::Not(Outcome::NotExecuted {
-                    reason: format!("files: {}", outcome::errno_text(errno)),
-                }));
-            }
-            watch::First::Notice(Notice::Failed { step: Step::Limits, errno }) => {
-                return Err(ContainerError::NotInForce(io::Error::from_raw_os_error(errno)));
-            }
-            watch::First::Notice(notice) => return Err(set_up_failed(notice)),
-            watch::First::Cancelled => {
-                return Ok(Prepared::Not(Outcome::NotExecuted { reason: "cancelled before it started".into() }));
-            }
-            watch::First::InitGone if self.group.oom_kills()? > 0 => {
-                return Ok(Prepared::Not(Outcome::Stopped(Limit::Memory, limit.memory)));
-            }
-            watch::First::InitGone => return Err(ContainerError::NoInit),
-            watch::First::Late => {
-                return Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut)));
-            }
+        container.start().map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
+        match self.next_notice(None)? {
+            First::Notice(Notice::Ready) => self.score(0),
+            First::Notice(notice) => Err(set_up_failed(Some(notice))),
+            First::InitGone | First::Cancelled => Err(ContainerError::NoInit),
+            First::Late => Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut))),
         }
-        self.score(0)?;
+    }
+
+    fn next_notice(&self, cancel: Option<BorrowedFd<'_>>) -> Result<First> {
+        watch::next_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP).map_err(at("wait for the init"))
+    }
+
+    /// What has been used up to now; peaks begin anew.
+    fn baseline(&self) -> Result<Baseline> {
         self.group.reset_peaks();
-        Ok(Prepared::Waiting(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() }))
+        Ok(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() })
     }
 
-    fn hand_over(&mut self, task: Task) -> io::Result<()> {
-        let (command, contents) = command(task, &self.image);
-        frame::send(&mut self.control, &command)?;
-        contents.into_iter().try_for_each(|content| self.control.write_all(content.as_bytes()))
+    fn hand_over_files(&mut self, task: &Task) -> io::Result<()> {
+        let files: Files = task.files.iter().map(|(path, content)| (path.clone(), content.len() as u64)).collect();
+        frame::send(&mut self.control, &files)?;
+        task.files.values().try_for_each(|content| self.control.write_all(content.as_bytes()))
     }
 
-    fn start_and_watch(&mut self, limits: &Limits, before: &Baseline, cancel: BorrowedFd<'_>) -> Report {
-        let started = Instant::now();
-        let _ = rustix::net::send(&self.start, &[1], rustix::net::SendFlags::NOSIGNAL);
-        let mut watch =
-            Watch::new(&*self.group, limits, self.init.pid.as_raw_nonzero().get(), before.group.cpu_time, started);
+    /// Hands the command over and watches it to its end.
+    fn run(&mut self, task: Task, before: &Baseline, cancel: BorrowedFd<'_>) -> Result<Report> {
+        let limits = task.limits.clone();
+        let mut watch = Watch::new(&*self.group, &limits, self.init.pid.as_raw_nonzero().get(), before.group.cpu_time);
+        // A process that cannot take it any more has come to an end, which the watch sees.
+        let _ = frame::send(&mut self.commands, &command(task, &self.image));
         let ended = watch.until_end(&self.stdout, &self.stderr, &self.control, self.init.handle.as_fd(), cancel);
         let (stdout, stderr) = watch.take_output();
-        // The init is a zombie now: its sums are complete, and still there to be read.
+        // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
         let io = self.io().unwrap_or(before.io);
-        self.init.end();
         let after = self.group.measure().unwrap_or(before.group);
         let oom = self.group.oom_kills().unwrap_or(0) > 0;
-        let usage = before.usage(&after, io, ended.wall_time, watch.file_descriptors());
+        if !ended.started && !oom {
+            return match ended.stop {
+                None => Err(set_up_failed(ended.notice)),
+                Some(Stop::Cancelled) => Ok(Report { outcome: cancelled(), ..Report::not_executed("") }),
+                Some(Stop::Limit(_)) => {
+                    Err(at("wait for the task's process")(io::Error::from(io::ErrorKind::TimedOut)))
+                }
+            };
+        }
+        let usage = before.usage(&after, io, &ended, watch.file_descriptors());
         let hits = Hits {
             processes: after.forks_refused,
             file_descriptors: watch.file_descriptors() >= limits.file_descriptors,
         };
-        Report { outcome: outcome(&ended, limits, &usage, oom), stdout, stderr, usage, hits }
+        Ok(Report { outcome: outcome(&ended, &limits, &usage, oom), stdout, stderr, usage, hits })
     }
 
     /// proc_pid_oom_score_adj(5): raising is free, and so is going back to what it was.
@@ -246,7 +300,7 @@ impl Created {
     }
 }
 
-impl Drop for Created {
+impl Drop for Running {
     fn drop(&mut self) {
         self.init.end();
         self.mounts = None;
@@ -275,11 +329,6 @@ impl Drop for RemoveOnFailure<'_> {
     }
 }
 
-enum Prepared {
-    Waiting(Baseline),
-    Not(Outcome),
-}
-
 /// A pipe for output. It is the task's own, so that /dev/stdout and /dev/stderr can be opened.
 fn pipe((uid, gid): (u32, u32)) -> Result<(File, OwnedFd)> {
     let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
@@ -289,33 +338,33 @@ fn pipe((uid, gid): (u32, u32)) -> Result<(File, OwnedFd)> {
     Ok((reader.into(), writer))
 }
 
-/// The init's command, and the contents of the files that follow it.
-fn command(task: Task, image: &Image) -> (Command, Vec<String>) {
+fn command(task: Task, image: &Image) -> Command {
     let mut env = image.env.clone();
     env.entry("PATH".into()).or_insert_with(|| image.path.clone());
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
     env.extend(task.env);
-    let argv = [task.command].into_iter().chain(task.args).collect();
-    let (files, contents) =
-        task.files.into_iter().map(|(path, content)| ((path, content.len() as u64), content)).unzip();
-    let command = Command {
-        argv,
+    Command {
+        argv: [task.command].into_iter().chain(task.args).collect(),
         env,
         path: image.path.clone(),
-        user: image.user,
         directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
-        files,
         file_descriptors: task.limits.file_descriptors,
         // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
         cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
-    };
-    (command, contents)
+    }
 }
 
-fn set_up_failed(notice: Notice) -> ContainerError {
+fn cancelled() -> Outcome {
+    Outcome::NotExecuted { reason: "cancelled before it started".into() }
+}
+
+fn set_up_failed(notice: Option<Notice>) -> ContainerError {
     match notice {
-        Notice::Failed { step, errno } => at(step.words())(io::Error::from_raw_os_error(errno)),
-        _ => at("talk to the init")(io::Error::from(io::ErrorKind::InvalidData)),
+        Some(Notice::Failed { step: Step::Limits, errno }) => {
+            ContainerError::NotInForce(io::Error::from_raw_os_error(errno))
+        }
+        Some(Notice::Failed { step, errno }) => at(step.words())(io::Error::from_raw_os_error(errno)),
+        _ => ContainerError::NoInit,
     }
 }
 

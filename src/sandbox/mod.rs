@@ -3,7 +3,7 @@
 //! ```text
 //!            Slot::claim                 Container::create            Created::run
 //!  (uid range, namespaces, root) ──────────────> Created ───────────────────────────> Report
-//!                                     (init waits, PID 1)     (start, watch, measure, remove)
+//!                          (init and the task's process wait)  (hand over, watch, measure, remove)
 //! ```
 //! Everything here is for a single-threaded process: libcontainer forks without exec and changes the working directory.
 

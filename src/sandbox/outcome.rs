@@ -1,7 +1,5 @@
 //! What was seen becomes what is told: how a task ended, and what it used. No I/O.
 
-use std::time::Duration;
-
 use super::cgroup::Measured;
 use super::init::wire::{Notice, Step};
 use super::watch::{Ended, Stop};
@@ -22,15 +20,15 @@ pub struct Io {
 
 impl Baseline {
     /// What the task used since then; `after` and `io` are the sums at its end.
-    pub fn usage(&self, after: &Measured, io: Io, wall_time: Duration, file_descriptors: u64) -> Usage {
+    pub fn usage(&self, after: &Measured, io: Io, ended: &Ended, file_descriptors: u64) -> Usage {
         let before = &self.group;
-        let cpu_time = after.cpu_time.saturating_sub(before.cpu_time);
+        let cpu_time = after.cpu_time.saturating_sub(before.cpu_time + ended.set_up);
         let user_time = after.user_time.saturating_sub(before.user_time).min(cpu_time);
         Usage {
             cpu_time,
             user_time,
             system_time: cpu_time - user_time,
-            wall_time: u64::try_from(wall_time.as_nanos()).unwrap_or(u64::MAX),
+            wall_time: u64::try_from(ended.wall_time.as_nanos()).unwrap_or(u64::MAX),
             memory_peak: after.memory_peak,
             memory_current: after.memory_current,
             processes: after.processes,
@@ -65,8 +63,8 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outc
         return stopped(Limit::CpuTime);
     }
     match ended.notice {
-        Some(Notice::Exited { status }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
-        Some(Notice::Exited { status }) => Outcome::Signalled(status & 0x7f),
+        Some(Notice::Exited { status, .. }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
+        Some(Notice::Exited { status, .. }) => Outcome::Signalled(status & 0x7f),
         Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
         _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
     }
@@ -88,6 +86,8 @@ pub fn errno_text(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LIMITS: Limits =
@@ -95,13 +95,13 @@ mod tests {
 
     #[track_caller]
     fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: bool, expected: Outcome) {
-        let ended = Ended { stop, notice, wall_time: Duration::ZERO };
+        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time: Duration::ZERO };
         assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
     }
 
     #[test]
     fn what_ended_the_task_first_is_what_is_told() {
-        let exited = |status| Some(Notice::Exited { status });
+        let exited = |status| Some(Notice::Exited { status, alone: true });
         let killed = exited(9);
         check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
         check(None, killed, 0, false, Outcome::Signalled(9));

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::cgroup::{CgroupError, Tree};
+use super::cgroup::{CgroupError, GroupLimits, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::Purpose;
@@ -17,7 +17,7 @@ use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
 use super::spec;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
-use crate::task::{ImageId, ImageName};
+use crate::task::{ImageId, ImageName, Limits};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
@@ -55,6 +55,8 @@ pub struct Slot {
     bundles: BTreeMap<ImageName, Bundle>,
     /// Containers made so far: their names never repeat.
     made: u64,
+    /// What the last task's group was limited to.
+    limits: Option<GroupLimits>,
 }
 
 /// An image's place in the slot.
@@ -81,6 +83,7 @@ impl Slot {
         let ids = UidRange::claim(&run_dir.join("uid-ranges"))?;
         let namespaces = Namespaces::create(&ids)?;
         rootfs::enter_private_mounts()?;
+        Tree::leave_out_of_use()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
         Ok(Self {
@@ -95,14 +98,20 @@ impl Slot {
             store,
             bundles: BTreeMap::new(),
             made: 0,
+            limits: None,
         })
     }
 
-    /// A container of the image, with its init waiting for a task.
+    /// A container of the image, waiting for a task.
     pub fn create(&mut self, id: &ImageId) -> Result<Created, ContainerError> {
         let (image, bundle) = self.bundle(id)?;
         let user = image.user;
         self.container(&bundle, image, Purpose::Task(user))
+    }
+
+    /// The next containers will most likely run under these limits, too.
+    pub fn expect(&mut self, limits: &Limits) {
+        self.limits = Some(limits.into());
     }
 
     /// A container with the root file system that is in place in `bundle`.
@@ -114,7 +123,7 @@ impl Slot {
     ) -> Result<Created, ContainerError> {
         self.made += 1;
         let name = format!("{}-{}", self.name, self.made);
-        Created::create(self, &name, bundle, image, purpose)
+        Created::create(self, &name, bundle, image, purpose, self.limits)
     }
 
     /// Who a container's user and group are on the machine.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -32,10 +33,14 @@ pub enum Stop {
 pub struct Ended {
     pub stop: Option<Stop>,
     pub notice: Option<Notice>,
+    /// Whether the command was executed, or tried to be.
+    pub started: bool,
+    /// CPU time that the set-up took after the baseline, in nanoseconds.
+    pub set_up: u64,
     pub wall_time: Duration,
 }
 
-/// What comes first after the container's start.
+/// What comes first in the set-up.
 pub enum First {
     Notice(Notice),
     InitGone,
@@ -43,23 +48,21 @@ pub enum First {
     Late,
 }
 
-/// Waits for the init's first word.
-pub fn first_notice(
+/// Waits for the next notice.
+pub fn next_notice(
     control: &UnixStream,
     init: BorrowedFd<'_>,
-    cancel: BorrowedFd<'_>,
+    cancel: Option<BorrowedFd<'_>>,
     patience: Duration,
 ) -> io::Result<First> {
-    let mut fds = [input(&control), input(&init), input(&cancel)];
-    let ready = wait(&mut fds, Some(patience))?;
+    let never = PollFd::from_borrowed_fd(init, PollFlags::empty());
+    let mut fds = [input(&control), input(&init), cancel.as_ref().map_or(never, input)];
+    wait(&mut fds, Some(patience))?;
     Ok(match fds.map(|fd| !fd.revents().is_empty()) {
         [true, ..] => receive(control)?.map_or(First::InitGone, First::Notice),
         [_, true, _] => First::InitGone,
         [.., true] => First::Cancelled,
-        _ => {
-            debug_assert_eq!(ready, 0);
-            First::Late
-        }
+        _ => First::Late,
     })
 }
 
@@ -68,31 +71,39 @@ pub struct Watch<'a> {
     limits: &'a Limits,
     init: i32,
     cpu_before: u64,
+    /// When the command was handed over; as soon as it is known, when it was executed.
     started: Instant,
+    executed: bool,
+    set_up: u64,
     output: [Vec<u8>; 2],
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
+    /// Nothing is left but the init.
+    alone: bool,
     file_descriptors: u64,
 }
 
 impl<'a> Watch<'a> {
     /// `init` is the pid that is not the task's.
-    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, init: i32, cpu_before: u64, started: Instant) -> Self {
-        // Every task starts with three descriptors.
+    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, init: i32, cpu_before: u64) -> Self {
         Self {
             group,
             limits,
             init,
             cpu_before,
-            started,
+            started: Instant::now(),
+            executed: false,
+            set_up: 0,
             output: Default::default(),
             stop: None,
             ended: None,
+            alone: false,
+            // Every task starts with three descriptors.
             file_descriptors: 3,
         }
     }
 
-    /// Returns when the init is gone: then everything in the container is.
+    /// Returns when nothing is left in the container but the init, or not even that.
     pub fn until_end(
         &mut self,
         stdout: &File,
@@ -125,7 +136,7 @@ impl<'a> Watch<'a> {
             if open[2] && said {
                 open[2] = self.hear(control);
             }
-            if gone {
+            if gone || self.alone {
                 break;
             }
             if self.stop.is_none() && cancelled {
@@ -146,6 +157,8 @@ impl<'a> Watch<'a> {
         Ended {
             stop: self.stop.map(|(stop, _)| stop),
             notice: self.ended.map(|(notice, _)| notice),
+            started: self.executed,
+            set_up: self.set_up,
             wall_time: end.saturating_duration_since(self.started),
         }
     }
@@ -166,7 +179,7 @@ impl<'a> Watch<'a> {
             return;
         }
         self.stop = Some((reason, Instant::now()));
-        let _ = rustix::net::send(control, &[1], rustix::net::SendFlags::NOSIGNAL);
+        let _ = control.shutdown(Shutdown::Write);
     }
 
     /// Takes what is there, up to the limit; false at the end of the pipe.
@@ -188,13 +201,24 @@ impl<'a> Watch<'a> {
 
     /// One notice; false when there will be no more.
     fn hear(&mut self, control: &UnixStream) -> bool {
-        match receive(control) {
-            Ok(Some(notice)) => {
-                self.ended.get_or_insert((notice, Instant::now()));
-                true
+        let Ok(Some(notice)) = receive(control) else { return false };
+        match notice {
+            Notice::Started { at, set_up } => {
+                self.started = instant(at);
+                self.executed = true;
+                self.set_up = set_up;
+                self.cpu_before += set_up;
             }
-            Ok(None) | Err(_) => false,
+            Notice::Alone => self.alone = true,
+            Notice::Exited { alone, .. } => {
+                self.alone = alone;
+                self.ended.get_or_insert((notice, Instant::now()));
+            }
+            _ => {
+                self.ended.get_or_insert((notice, Instant::now()));
+            }
         }
+        true
     }
 
     fn check_clock(&mut self, control: &UnixStream, init: BorrowedFd<'_>) {
@@ -234,6 +258,13 @@ fn open_descriptors(pid: i32) -> Option<u64> {
         0 => Some(std::fs::read_dir(&path).ok()?.count() as u64),
         size => Some(size),
     }
+}
+
+/// A time of CLOCK_MONOTONIC in nanoseconds, not in the future.
+fn instant(at: u64) -> Instant {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
+    Instant::now() - Duration::from_nanos(now.saturating_sub(at))
 }
 
 fn input<'a>(fd: &'a impl AsFd) -> PollFd<'a> {

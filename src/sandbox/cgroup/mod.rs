@@ -44,10 +44,23 @@ pub enum CgroupError {
 
 type Result<T> = std::result::Result<T, CgroupError>;
 
+/// What a group holds its container to. Bytes, and processes without the init.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupLimits {
+    memory: u64,
+    processes: u64,
+}
+
+impl From<&Limits> for GroupLimits {
+    fn from(&Limits { memory, processes, .. }: &Limits) -> Self {
+        Self { memory, processes }
+    }
+}
+
 /// The group of one container. Times in nanoseconds, sizes in bytes.
 pub trait Cgroup {
-    /// Puts memory and process limits in force and reads them back from the kernel.
-    fn apply(&self, limits: &Limits) -> Result<()>;
+    /// Puts the limits in force, whatever was in force before, and reads them back from the kernel.
+    fn apply(&self, limits: &GroupLimits) -> Result<()>;
     /// Lets the peaks begin anew, where the kernel can, so that set-up is not charged to the task.
     fn reset_peaks(&self);
     /// CPU time of every process that was ever in the group.
@@ -91,6 +104,16 @@ impl Tree {
             return Ok(Self::V2(root));
         }
         Ok(Self::V1(v1::Hierarchies::find(&mounts)?))
+    }
+
+    /// Takes out of the calling process' mount namespace, which is its own, the hierarchies without a controller of use here:
+    /// libcontainer makes a group in each that it finds, and each costs it a tenth of a millisecond or two. One that cannot be
+    /// taken out is used, and its groups are removed, as any other.
+    pub fn leave_out_of_use() -> Result<()> {
+        for mount in Mount::list()?.iter().filter(|mount| v1::is_out_of_use(mount)) {
+            let _ = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH);
+        }
+        Ok(())
     }
 
     /// The path of a container's group inside its hierarchy, as the OCI spec's `cgroupsPath` wants it: absolute, unique.

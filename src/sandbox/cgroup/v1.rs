@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Cgroup, CgroupError, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly, processes_peak, proportion,
-    read_keyed, read_number, read_pids, remove_group, write,
+    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly,
+    processes_peak, proportion, read_keyed, read_number, read_pids, remove_group, write,
 };
-use crate::task::Limits;
 
 /// Every v1 hierarchy libcontainer puts a container into, by controller.
 const CONTROLLERS: [&str; 12] = [
@@ -25,8 +24,18 @@ const CONTROLLERS: [&str; 12] = [
     "freezer",
 ];
 
+/// Those that limits and usage need.
+const NEEDED: [&str; 3] = ["memory", "pids", "cpuacct"];
+
 /// What a task's connections may hold on their way, beside its memory: senders wait beyond it.
 const TCP_BYTES: u64 = 8 << 20;
+
+/// Whether it is a v1 hierarchy that has none of the controllers that are needed, by Faber or by libcontainer, which holds
+/// every container to the devices that all may use.
+pub fn is_out_of_use(mount: &Mount) -> bool {
+    let needed = |option: &String| option == "devices" || NEEDED.contains(&option.as_str());
+    mount.fs_type == "cgroup" && !mount.super_options.iter().any(needed)
+}
 
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
@@ -43,7 +52,7 @@ impl Hierarchies {
                 Some((controller, mount.point.clone()))
             })
             .collect();
-        for needed in ["memory", "pids", "cpuacct"] {
+        for needed in NEEDED {
             if !roots.contains_key(needed) {
                 return Err(CgroupError::NoController(needed));
             }
@@ -83,12 +92,16 @@ pub struct Group {
 }
 
 impl Cgroup for Group {
-    fn apply(&self, limits: &Limits) -> Result<()> {
-        enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
-        // Memory and swap together: no swap. Without swap accounting, none
-        // unless the machine itself runs out of memory.
+    fn apply(&self, limits: &GroupLimits) -> Result<()> {
+        // Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
         let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
-        if with_swap.exists() {
+        let has_swap = with_swap.exists();
+        if has_swap {
+            // Neither may ever be above the other; nothing of the task runs yet.
+            write(&with_swap, -1)?;
+        }
+        enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
+        if has_swap {
             enforce(&with_swap, limits.memory)?;
         } else {
             enforce_exactly(&self.memory.join("memory.swappiness"), 0)?;

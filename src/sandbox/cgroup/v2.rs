@@ -5,10 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Cgroup, CgroupError, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly, processes_peak, read,
-    read_keyed, read_number, read_pids, remove_group, write,
+    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly,
+    processes_peak, read, read_keyed, read_number, read_pids, remove_group, write,
 };
-use crate::task::Limits;
 
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
@@ -67,7 +66,7 @@ fn enable(dir: &Path) -> Result<()> {
 pub struct Group(PathBuf);
 
 impl Cgroup for Group {
-    fn apply(&self, limits: &Limits) -> Result<()> {
+    fn apply(&self, limits: &GroupLimits) -> Result<()> {
         enforce(&self.0.join("memory.max"), limits.memory)?;
         // Missing where the kernel has no swap.
         let swap = self.0.join("memory.swap.max");

@@ -1,16 +1,19 @@
-//! What the init's child does to become the task: everything is taken from it, then it waits for its start.
+//! The task's process: everything is taken from it before any task is known, then it waits for its command.
 
 use std::ffi::CString;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
+use rustix::time::{ClockId, clock_gettime};
 
-use super::wire::{Notice, Step};
+use super::wire::{Command, Notice, Step};
 use super::{Failure, at, notify};
+use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
 use crate::sandbox::seccomp::Programs;
@@ -18,26 +21,20 @@ use crate::sandbox::seccomp::Programs;
 /// Bytes of the main thread's stack, where the hard limit allows as much.
 const STACK: u64 = 8 << 20;
 
-/// The task's process to be; made before the fork, so that nothing is left to work out after it.
 pub struct Child<'a> {
-    pub candidates: Vec<CString>,
-    pub argv: Vec<CString>,
-    pub env: Vec<CString>,
-    pub user: User,
-    /// Where it starts: one path.
-    pub directory: Vec<CString>,
-    pub file_descriptors: u64,
-    pub cpu_seconds: u64,
+    /// Whom it becomes, without capabilities; None for a build step, which stays root of its user namespace.
+    pub user: Option<User>,
     pub programs: &'a Programs,
-    /// Whether it gives up user and capabilities. A build step stays root of its user namespace.
-    pub becomes_nobody: bool,
 }
 
 impl Child<'_> {
     /// Returns only when the task could not be started; the runner has been told why.
-    pub fn run(&self, control: BorrowedFd<'_>, start: BorrowedFd<'_>) -> i32 {
+    pub fn run(&self, control: BorrowedFd<'_>, commands: UnixStream) -> i32 {
         let failure = match self.prepare() {
-            Ok(()) => self.start(control, start),
+            Ok(()) => {
+                notify(control, Notice::Ready);
+                start(control, commands)
+            }
             Err(failure) => failure,
         };
         notify(control, Notice::Failed { step: failure.step, errno: failure.errno });
@@ -49,56 +46,94 @@ impl Child<'_> {
         kernel::default_signals();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
             .map_err(|errno| at(Step::Session)(errno.into()))?;
-        self.limit().map_err(at(Step::Limits))?;
-        if self.becomes_nobody {
+        limit_what_never_changes().map_err(at(Step::Limits))?;
+        if let Some(user) = self.user {
             drop_bounding_set().map_err(at(Step::Privileges))?;
             // The kernel clears every other set when root becomes somebody else (capabilities(7)).
-            become_user(self.user).map_err(|errno| at(Step::User)(errno.into()))?;
+            become_user(user).map_err(|errno| at(Step::User)(errno.into()))?;
         }
-        // As the user, who may not enter every directory.
-        self.directory
-            .iter()
-            .try_for_each(|directory| chdir(directory.as_c_str()))
-            .map_err(|e| at(Step::Directory)(e.into()))?;
         // Loading also sets no_new_privs.
         self.programs.load().map_err(|_| Failure { step: Step::Seccomp, errno: io_errno() })
     }
+}
 
-    fn limit(&self) -> io::Result<()> {
-        let both = |value| Rlimit { current: Some(value), maximum: Some(value) };
-        enforce(Resource::Nofile, both(self.file_descriptors))?;
-        // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
-        // have 0 for good, as sudo gives it.
-        let core = getrlimit(Resource::Core).maximum.map_or(1, |maximum| maximum.min(1));
-        enforce(Resource::Core, both(core))?;
-        // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
-        let cpu = Rlimit { current: Some(self.cpu_seconds), maximum: Some(self.cpu_seconds + 1) };
-        enforce(Resource::Cpu, cpu)?;
-        // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
-        let stack = getrlimit(Resource::Stack);
-        let size = stack.maximum.map_or(STACK, |maximum| maximum.min(STACK));
-        enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })
+/// Waits for the command and becomes it. What this takes of the CPU is the set-up's, not the task's.
+fn start(control: BorrowedFd<'_>, mut commands: UnixStream) -> Failure {
+    let ready = nanoseconds(ClockId::ProcessCPUTime);
+    // recv(2), not read(2): nothing before the exec is I/O of the task.
+    let command: Command = match frame::receive(&mut commands) {
+        Ok(Some(command)) => command,
+        Ok(None) => return Failure { step: Step::Receive, errno: libc::EPIPE },
+        Err(error) => return at(Step::Receive)(error),
+    };
+    let Command { argv, env, path, directory, file_descriptors, cpu_seconds } = command;
+    if let Err(error) = limit(file_descriptors, cpu_seconds) {
+        return at(Step::Limits)(error);
     }
+    // As the user, who may not enter every directory.
+    if let Err(errno) = chdir(directory.as_str()) {
+        return at(Step::Directory)(errno.into());
+    }
+    let candidates = candidates(argv.first().map_or("", String::as_str), &path);
+    let argv = strings(argv);
+    let env = strings(env.into_iter().map(|(name, value)| format!("{name}={value}")));
+    let set_up = nanoseconds(ClockId::ProcessCPUTime).saturating_sub(ready);
+    notify(control, Notice::Started { at: nanoseconds(ClockId::Monotonic), set_up });
+    execute(&candidates, &argv, &env)
+}
 
-    fn start(&self, control: BorrowedFd<'_>, start: BorrowedFd<'_>) -> Failure {
-        notify(control, Notice::Prepared);
-        // recv(2), not read(2): nothing before the exec is I/O of the task.
-        match rustix::net::recv(start, &mut [0u8; 1][..], rustix::net::RecvFlags::empty()) {
-            Ok((_, 1)) => {}
-            _ => return Failure { step: Step::Receive, errno: libc::EPIPE },
+/// Tries one path after the other; returns only when none could be executed.
+fn execute(candidates: &[CString], argv: &[CString], env: &[CString]) -> Failure {
+    let mut errno = libc::ENOENT;
+    for candidate in candidates {
+        let error = kernel::execve(candidate, argv, env);
+        match error.raw_os_error().unwrap_or(libc::EINVAL) {
+            libc::ENOENT | libc::ENOTDIR => {}
+            // Not allowed here; another directory may have one that is (execvp(3)).
+            libc::EACCES => errno = libc::EACCES,
+            other => return Failure { step: Step::Exec, errno: other },
         }
-        let mut errno = libc::ENOENT;
-        for candidate in &self.candidates {
-            let error = kernel::execve(candidate, &self.argv, &self.env);
-            match error.raw_os_error().unwrap_or(libc::EINVAL) {
-                libc::ENOENT | libc::ENOTDIR => {}
-                // Not allowed here; another directory may have one that is (execvp(3)).
-                libc::EACCES => errno = libc::EACCES,
-                other => return Failure { step: Step::Exec, errno: other },
-            }
-        }
-        Failure { step: Step::Exec, errno }
     }
+    Failure { step: Step::Exec, errno }
+}
+
+/// The paths to try, in order, as execvp(3) does; a command with a slash is a path already.
+fn candidates(command: &str, path: &str) -> Vec<CString> {
+    if command.contains('/') {
+        return strings([command.to_owned()]);
+    }
+    strings(path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{command}")))
+}
+
+/// NUL bytes were refused when the task was parsed; what holds one all the same is left out.
+fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
+    strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+fn limit_what_never_changes() -> io::Result<()> {
+    // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
+    // have 0 for good, as sudo gives it.
+    let core = getrlimit(Resource::Core).maximum.map_or(1, |maximum| maximum.min(1));
+    enforce(Resource::Core, both(core))?;
+    // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
+    let stack = getrlimit(Resource::Stack);
+    let size = stack.maximum.map_or(STACK, |maximum| maximum.min(STACK));
+    enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })
+}
+
+fn limit(file_descriptors: u64, cpu_seconds: u64) -> io::Result<()> {
+    enforce(Resource::Nofile, both(file_descriptors))?;
+    // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
+    enforce(Resource::Cpu, Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds + 1) })
+}
+
+fn both(value: u64) -> Rlimit {
+    Rlimit { current: Some(value), maximum: Some(value) }
 }
 
 /// Sets a limit, and sees that the kernel has it.

@@ -9,10 +9,9 @@ mod place;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::ffi::CString;
-use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use libcontainer::oci_spec::runtime::Spec;
@@ -25,7 +24,7 @@ use super::seccomp::Programs;
 use crate::frame;
 use crate::image::{User, WORKSPACE};
 use child::Child;
-use wire::{Command, Notice, Step};
+use wire::{Files, Notice, Step};
 
 /// What a container is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,10 +50,10 @@ fn at(step: Step) -> impl Fn(io::Error) -> Failure {
 /// libcontainer's executor. The descriptors are numbers: they name the runner's descriptors in its forked children.
 #[derive(Clone)]
 pub struct Init {
-    /// Commands in, notices out.
+    /// Files in, notices out.
     pub control: RawFd,
-    /// The start signal, for the task's process.
-    pub start: RawFd,
+    /// The command, for the task's process.
+    pub commands: RawFd,
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
     pub programs: Rc<Programs>,
@@ -92,13 +91,13 @@ impl Executor for Init {
 
 impl Init {
     fn serve(&self) -> Result<(), Failure> {
-        kernel::close_from(3, &mut [self.control, self.start]);
+        kernel::close_from(3, &mut [self.control, self.commands]);
         // SAFETY: both are open, and nothing else in this forked process uses them as its own.
-        let (control, start) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.start)) };
-        let control = File::from(control);
-        match self.prepare(&control, &start) {
-            Ok(child) => {
-                tend(child, &control);
+        let (control, commands) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.commands)) };
+        let (control, commands) = (UnixStream::from(control), UnixStream::from(commands));
+        match self.fork(&control, commands) {
+            Ok(task) => {
+                self.tend(task, &control);
                 Ok(())
             }
             Err(failure) => {
@@ -108,79 +107,90 @@ impl Init {
         }
     }
 
-    /// Everything up to the task's process waiting for its start.
-    fn prepare(&self, control: &File, start: &OwnedFd) -> Result<Pid, Failure> {
-        let command: Option<Command> = frame::receive(&mut &*control).map_err(at(Step::Receive))?;
-        let command = command.ok_or(Failure { step: Step::Receive, errno: libc::EPIPE })?;
-        let User { uid, gid } = command.user;
-        kernel::set_fs_ids(uid, gid);
-        let placed = place::files(WORKSPACE, &command.files, control);
-        kernel::set_fs_ids(0, 0);
-        placed.map_err(at(Step::Files))?;
-        let child = Child {
-            candidates: candidates(&command.argv[0], &command.path),
-            argv: strings(command.argv),
-            env: strings(command.env.into_iter().map(|(name, value)| format!("{name}={value}"))),
-            user: command.user,
-            directory: strings([command.directory]),
-            file_descriptors: command.file_descriptors,
-            cpu_seconds: command.cpu_seconds,
-            programs: &self.programs,
-            becomes_nobody: matches!(self.purpose, Purpose::Task(_)),
-        };
+    /// The user the task's process becomes; None if it stays root.
+    fn user(&self) -> Option<User> {
+        match &self.purpose {
+            Purpose::Task(user) => Some(*user),
+            Purpose::BuildStep { .. } => None,
+        }
+    }
+
+    fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;
-        kernel::fork(|| child.run(control.as_fd(), start.as_fd())).map_err(at(Step::Fork))
+        let child = Child { user: self.user(), programs: &self.programs };
+        kernel::fork(|| child.run(control.as_fd(), commands)).map_err(at(Step::Fork))
     }
-}
 
-/// The paths to try, in order, as execvp(3) does; a command with a slash is a path already.
-fn candidates(command: &str, path: &str) -> Vec<CString> {
-    if command.contains('/') {
-        return strings([command.to_owned()]);
-    }
-    strings(path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{command}")))
-}
-
-/// NUL bytes were refused when the task was parsed; what holds one all the same is left out.
-fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
-    strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
-}
-
-/// Reaps until the task's process has ended or the runner says stop, then ends whatever is left. All children are
-/// reaped here: only so their I/O is in the init's own sums (proc_pid_io(5)), which the runner reads last.
-fn tend(task: Pid, control: &File) {
-    match wait_for_end(task, control.as_fd()) {
-        Some(status) => {
+    /// Places files when told to, and reaps until the task's process has ended or the runner says stop; then ends whatever
+    /// is left. All children are reaped here: only so their I/O is in the init's own sums (proc_pid_io(5)), which the
+    /// runner reads last.
+    fn tend(&self, task: Pid, control: &UnixStream) {
+        match self.wait_for_end(task, control) {
             // At once: what is left to end is not the task's time.
-            notify(control, Notice::Exited { status });
-            end_all(task);
+            Some(status) => {
+                let alone = !has_children();
+                notify(control, Notice::Exited { status, alone });
+                if !alone {
+                    end_all(task);
+                    notify(control, Notice::Alone);
+                }
+            }
+            None => match end_all(task) {
+                Some(status) => notify(control, Notice::Exited { status, alone: true }),
+                None => notify(control, Notice::Alone),
+            },
         }
-        None => {
-            if let Some(status) = end_all(task) {
-                notify(control, Notice::Exited { status });
+        // What the end of this process takes is not what the runner's answer waits for.
+        while !matches!((&*control).read(&mut [0; 512]), Ok(0) | Err(_)) {}
+    }
+
+    /// The wait(2) status of the task's process, or None when the runner said stop first.
+    fn wait_for_end(&self, task: Pid, control: &UnixStream) -> Option<i32> {
+        loop {
+            loop {
+                match kernel::reap(false) {
+                    Ok(Some((pid, status))) if pid == task => return Some(status),
+                    Ok(Some(_)) => {}
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
+            let mut fds = [nix::poll::PollFd::new(control.as_fd(), nix::poll::PollFlags::POLLIN)];
+            match nix::poll::ppoll(&mut fds, None, Some(SigSet::empty())) {
+                Ok(_) => match frame::receive::<Files>(&mut &*control) {
+                    Ok(Some(files)) => self.place(&files, control),
+                    Ok(None) | Err(_) => return None,
+                },
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(_) => return None,
             }
         }
     }
+
+    /// Writes the task's files as its user.
+    fn place(&self, files: &Files, control: &UnixStream) {
+        if let Some(User { uid, gid }) = self.user() {
+            kernel::set_fs_ids(uid, gid);
+        }
+        let placed = place::files(WORKSPACE, files, control).map_err(at(Step::Files));
+        kernel::set_fs_ids(0, 0);
+        let notice = match placed {
+            Ok(()) => Notice::Placed,
+            Err(Failure { step, errno }) => Notice::Failed { step, errno },
+        };
+        notify(control, notice);
+    }
 }
 
-/// The wait(2) status of the task's process, or None when the runner said stop first.
-fn wait_for_end(task: Pid, control: BorrowedFd<'_>) -> Option<i32> {
+/// Whether anything is left in the PID namespace: all of it descends from the init. Reaps what has ended.
+fn has_children() -> bool {
     loop {
-        loop {
-            match kernel::reap(false) {
-                Ok(Some((pid, status))) if pid == task => return Some(status),
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => break,
-            }
-        }
-        // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
-        let mut fds = [nix::poll::PollFd::new(control, nix::poll::PollFlags::POLLIN)];
-        match nix::poll::ppoll(&mut fds, None, Some(SigSet::empty())) {
-            Ok(_) => return None,
-            Err(nix::errno::Errno::EINTR) => {}
-            Err(_) => return None,
+        match kernel::reap(false) {
+            Ok(Some(_)) => {}
+            Ok(None) => return true,
+            Err(error) => return error.raw_os_error() != Some(libc::ECHILD),
         }
     }
 }

@@ -1,55 +1,64 @@
-//! What the runner and the init say to each other over the init's inherited sockets.
+//! What the runner and a container's processes say to each other over two inherited sockets.
 //!
 //! ```text
-//! runner                         init (PID 1)                    child (the task to be)
-//!   │ Command, files' contents ───▶ │ files written, forks ─────────▶ │ becomes the task's user, loads seccomp
-//!   │ ◀──────────────────────────────────────────────── Prepared ──── │ waits
-//!   │ (reads baselines, starts the clock)                             │
-//!   │ one byte on `start` ──────────────────────────────────────────▶ │ execve
-//!   │ ◀─────────────────────────────────────── Failed (only if so) ── │
+//! runner                         init (PID 1)                    the task's process
+//!   │                               │ forks ────────────────────────▶ │ becomes the task's user, loads seccomp
+//!   │ ◀───────────────────────────────────────────────── Ready ────── │ waits
+//!   │ (reads baselines; the container waits for a task)               │
+//!   │ Files, their contents ──────▶ │ writes them                     │
+//!   │ ◀─────────── Placed ───────── │                                 │
+//!   │ Command ──────────────────────────────────────────────────────▶ │ takes its limits
+//!   │ ◀───────────────────────────────────────────────── Started ──── │ execve
+//!   │ ◀──────────────────────────────────────── Failed (only if so) ─ │
 //!   │ ◀──────────── Exited ──────── │ ◀──────────────── exit ──────── ┘
-//!   │                               │ ends and reaps what is left, exits
+//!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
-//! One byte on the control socket (or its end) tells the init to end everything at once.
+//! Files are sent only if there are any. The end of the runner's side of the init's socket tells it to end everything at once.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::image::User;
 use crate::task::WorkspacePath;
 
-/// What to run; everything in it was looked at before. The contents of the files follow it, in their order, as they are:
-/// the init never holds one in memory, which is the task's.
+/// The files of a task: each and how many bytes it has. Their contents follow, in this order, as they are: the init never
+/// holds one in memory, which is the task's.
+pub type Files = Vec<(WorkspacePath, u64)>;
+
+/// What to run; everything in it was looked at before.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Command {
     pub argv: Vec<String>,
     pub env: BTreeMap<String, String>,
     /// Where a command without a slash is looked up.
     pub path: String,
-    pub user: User,
     /// Where it starts.
     pub directory: String,
-    /// Each file and how many bytes it has.
-    pub files: Vec<(WorkspacePath, u64)>,
     pub file_descriptors: u64,
     /// Seconds; the kernel's own stop behind the runner's watch.
     pub cpu_seconds: u64,
 }
 
-/// What the init and its child report: fixed size, so that two writers of one socket cannot mix.
+/// What the init and the task's process report: fixed size, so that two writers of one socket cannot mix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
-    /// The child waits for its start, as the task's user and under its limits.
-    Prepared,
+    /// The task's process waits for its command, as the task's user.
+    Ready,
+    /// The task's files are in the workspace.
+    Placed,
+    /// The command is executed next: at this time of CLOCK_MONOTONIC, and after so much of this process' CPU time since
+    /// it was ready; both in nanoseconds.
+    Started { at: u64, set_up: u64 },
     /// A step of the set-up failed; the task did not run.
     Failed { step: Step, errno: i32 },
-    /// The command ended; the status is wait(2)'s.
-    Exited { status: i32 },
+    /// The command ended; the status is wait(2)'s. `alone` when nothing else is left but the init.
+    Exited { status: i32, alone: bool },
+    /// Nothing is left but the init.
+    Alone,
 }
 
 /// Steps that can fail; the runner finds the words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
+#[repr(u64)]
 pub enum Step {
     Receive = 1,
     Files,
@@ -94,32 +103,39 @@ impl Step {
 }
 
 impl Notice {
-    pub const BYTES: usize = 12;
+    pub const BYTES: usize = 24;
 
     pub fn encode(self) -> [u8; Self::BYTES] {
         let words = match self {
-            Self::Prepared => [1, 0, 0],
-            Self::Failed { step, errno } => [2, step as u32, errno as u32],
-            Self::Exited { status } => [3, status as u32, 0],
+            Self::Ready => [1, 0, 0],
+            Self::Placed => [2, 0, 0],
+            Self::Started { at, set_up } => [3, at, set_up],
+            Self::Failed { step, errno } => [4, step as u64, u64::from(errno as u32)],
+            Self::Exited { status, alone } => [5, u64::from(status as u32), alone.into()],
+            Self::Alone => [6, 0, 0],
         };
         let mut bytes = [0; Self::BYTES];
-        for (chunk, word) in bytes.chunks_exact_mut(4).zip(words) {
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
         bytes
     }
 
     pub fn decode(bytes: [u8; Self::BYTES]) -> Option<Self> {
-        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        match (word(0), word(4), word(8)) {
-            (1, 0, 0) => Some(Self::Prepared),
-            (2, step, errno) => {
-                let step = Step::ALL.into_iter().find(|known| *known as u32 == step)?;
-                Some(Self::Failed { step, errno: errno as i32 })
+        let (words, _) = bytes.as_chunks();
+        let [kind, first, second] = [0, 1, 2].map(|at| u64::from_le_bytes(words[at]));
+        Some(match kind {
+            1 => Self::Ready,
+            2 => Self::Placed,
+            3 => Self::Started { at: first, set_up: second },
+            4 => {
+                let step = Step::ALL.into_iter().find(|known| *known as u64 == first)?;
+                Self::Failed { step, errno: second as i32 }
             }
-            (3, status, 0) => Some(Self::Exited { status: status as i32 }),
-            _ => None,
-        }
+            5 => Self::Exited { status: first as i32, alone: second != 0 },
+            6 => Self::Alone,
+            _ => return None,
+        })
     }
 }
 
@@ -129,11 +145,12 @@ mod tests {
 
     #[test]
     fn notices_survive_the_wire() {
-        let notices = [Notice::Prepared, Notice::Exited { status: 0x8b }];
+        let exited = [true, false].map(|alone| Notice::Exited { status: 0x8b, alone });
+        let notices = [Notice::Ready, Notice::Placed, Notice::Started { at: u64::MAX, set_up: 7 }, Notice::Alone];
         let failures = Step::ALL.map(|step| Notice::Failed { step, errno: 13 });
-        for notice in notices.into_iter().chain(failures) {
+        for notice in notices.into_iter().chain(exited).chain(failures) {
             assert_eq!(Notice::decode(notice.encode()), Some(notice));
         }
-        assert_eq!(Notice::decode([9; 12]), None);
+        assert_eq!(Notice::decode([9; Notice::BYTES]), None);
     }
 }
