@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Duration;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -23,13 +22,10 @@ use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
 use super::spec;
-use super::watch::{self, First, Stop, Watch};
+use super::watch::{self, First, SET_UP, Stop, Watch};
 use crate::frame;
 use crate::image::{Image, WORKSPACE};
 use crate::task::{Hits, ImageId, Limit, Outcome, Report, Task};
-
-/// How long the init may take for each step of the set-up.
-const SET_UP: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
@@ -129,7 +125,7 @@ impl Created {
         let (mut started, container) = Running::create(slot, name, bundle, image, purpose)?;
         started.start(container)?;
         if let Some(limits) = &expected {
-            started.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
+            started.limit(limits)?;
         }
         let before = started.baseline()?;
         Ok(Self { container: started, before, in_force: expected })
@@ -163,7 +159,7 @@ impl Created {
     fn prepare(&mut self, task: &Task, cancel: BorrowedFd<'_>) -> Result<Option<Outcome>> {
         let limits = GroupLimits::from(&task.limits);
         if self.in_force.as_ref() != Some(&limits) {
-            self.container.group.apply(&limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?;
+            self.container.limit(&limits)?;
         }
         if task.files.is_empty() {
             return Ok(None);
@@ -185,7 +181,7 @@ impl Created {
             }
             First::InitGone => return Err(ContainerError::NoInit),
             First::Notice(notice) => return Err(set_up_failed(Some(notice))),
-            First::Late => return Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut))),
+            First::Late => return Err(late()),
         };
         Ok(Some(refused))
     }
@@ -238,12 +234,16 @@ impl Running {
             First::Notice(Notice::Ready) => self.score(0),
             First::Notice(notice) => Err(set_up_failed(Some(notice))),
             First::InitGone | First::Cancelled => Err(ContainerError::NoInit),
-            First::Late => Err(at("wait for the init")(io::Error::from(io::ErrorKind::TimedOut))),
+            First::Late => Err(late()),
         }
     }
 
     fn next_notice(&self, cancel: Option<BorrowedFd<'_>>) -> Result<First> {
         watch::next_notice(&self.control, self.init.handle.as_fd(), cancel, SET_UP).map_err(at("wait for the init"))
+    }
+
+    fn limit(&self, limits: &GroupLimits) -> Result<()> {
+        self.group.apply(limits).map_err(|error| ContainerError::NotInForce(io::Error::other(error)))
     }
 
     /// What has been used up to now; peaks begin anew.
@@ -274,9 +274,7 @@ impl Running {
             return match ended.stop {
                 None => Err(set_up_failed(ended.notice)),
                 Some(Stop::Cancelled) => Ok(Report { outcome: cancelled(), ..Report::not_executed("") }),
-                Some(Stop::Limit(_)) => {
-                    Err(at("wait for the task's process")(io::Error::from(io::ErrorKind::TimedOut)))
-                }
+                Some(Stop::Limit(_)) => Err(late()),
             };
         }
         let usage = before.usage(&after, io, &ended, watch.file_descriptors());
@@ -356,6 +354,10 @@ fn command(task: Task, image: &Image) -> Command {
 
 fn cancelled() -> Outcome {
     Outcome::NotExecuted { reason: "cancelled before it started".into() }
+}
+
+fn late() -> ContainerError {
+    at("wait for the container to be set up")(io::Error::from(io::ErrorKind::TimedOut))
 }
 
 fn set_up_failed(notice: Option<Notice>) -> ContainerError {

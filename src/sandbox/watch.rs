@@ -10,11 +10,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
+use rustix::time::ClockId;
 
 use super::cgroup::Cgroup;
-use super::init::wire::Notice;
+use super::init::wire::{Notice, nanoseconds};
 use crate::task::{Limit, Limits};
 
+/// How long each step of the set-up may take.
+pub const SET_UP: Duration = Duration::from_secs(10);
 /// How often what the kernel does not tell is looked at.
 const SAMPLE: Duration = Duration::from_millis(10);
 /// How long the init has to end and reap everything before the kernel does it for it.
@@ -222,7 +225,7 @@ impl<'a> Watch<'a> {
     }
 
     fn check_clock(&mut self, control: &UnixStream, init: BorrowedFd<'_>) {
-        if self.started.elapsed() >= Duration::from_nanos(self.limits.wall_time) {
+        if Instant::now() >= self.deadline() {
             self.stop(Stop::Limit(Limit::WallTime), control);
         }
         let told = self.stop.map(|(_, at)| at).or(self.ended.map(|(_, at)| at));
@@ -236,7 +239,10 @@ impl<'a> Watch<'a> {
         if self.group.oom_kills().is_ok_and(|kills| kills > 0) {
             self.stop(Stop::Limit(Limit::Memory), control);
         }
-        if self.group.cpu_time().is_ok_and(|used| used.saturating_sub(self.cpu_before) > self.limits.cpu_time) {
+        // Until the command is executed, what is used is the set-up's.
+        if self.executed
+            && self.group.cpu_time().is_ok_and(|used| used.saturating_sub(self.cpu_before) > self.limits.cpu_time)
+        {
             self.stop(Stop::Limit(Limit::CpuTime), control);
         }
         let processes = self.group.processes().unwrap_or_default().into_iter().filter(|pid| *pid != self.init);
@@ -244,9 +250,13 @@ impl<'a> Watch<'a> {
         self.file_descriptors = self.file_descriptors.max(most.unwrap_or(0));
     }
 
+    /// The task's time begins when its command is executed; before, it is the set-up's.
+    fn deadline(&self) -> Instant {
+        self.started + if self.executed { Duration::from_nanos(self.limits.wall_time) } else { SET_UP }
+    }
+
     fn patience(&self, next_sample: Instant) -> Duration {
-        let deadline = self.started + Duration::from_nanos(self.limits.wall_time);
-        let next = if self.stop.is_some() { next_sample } else { next_sample.min(deadline) };
+        let next = if self.stop.is_some() { next_sample } else { next_sample.min(self.deadline()) };
         next.saturating_duration_since(Instant::now())
     }
 }
@@ -262,9 +272,7 @@ fn open_descriptors(pid: i32) -> Option<u64> {
 
 /// A time of CLOCK_MONOTONIC in nanoseconds, not in the future.
 fn instant(at: u64) -> Instant {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    let now = now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64;
-    Instant::now() - Duration::from_nanos(now.saturating_sub(at))
+    Instant::now() - Duration::from_nanos(nanoseconds(ClockId::Monotonic).saturating_sub(at))
 }
 
 fn input<'a>(fd: &'a impl AsFd) -> PollFd<'a> {

@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use crate::support::{FABER, Family, Server, eventually, groups_of, running, settles};
+use crate::support::{FABER, Family, Server, assert_nothing_left, eventually, groups_of, running, settles};
 
 /// A client that asks and does not wait for the answer.
 fn ask(server: &Server, tasks: Value) -> TcpStream {
@@ -306,9 +306,19 @@ fn what_faber_was_started_with_does_not_show_in_a_task() {
 fn an_interrupted_faber_run_ends_its_task() {
     let mut run = Command::new(FABER).args(["run", "--", "sleep", "61.8"]).spawn().unwrap();
     eventually("the task runs", || running(&["sleep", "61.8"]).len() == 1);
+    let instance = instance_of(running(&["sleep", "61.8"])[0]);
+    assert!(!groups_of(&instance).is_empty());
     signal(run.id() as i32, Signal::SIGINT);
     assert_eq!(run.wait().unwrap().code(), Some(130));
     assert!(running(&["sleep", "61.8"]).is_empty());
+    assert_nothing_left(&instance);
+}
+
+/// The instance whose task `pid` is: its control group says so (cgroups(7)).
+fn instance_of(pid: i32) -> String {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let below = groups.lines().find_map(|line| line.split_once("/faber/")).unwrap_or_else(|| panic!("{groups}")).1;
+    below.split('/').next().unwrap().to_owned()
 }
 
 #[test]

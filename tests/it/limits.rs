@@ -44,6 +44,22 @@ fn fine(result: &Value) {
     flagged(result, "");
 }
 
+/// The least that may be asked, by many at once: the set-up has no part in it, however long that takes.
+#[test]
+fn the_shortest_limits_are_never_met_by_the_set_up() {
+    let server = Server::start_open();
+    let limits = [("wall_time_limit", "Timeout"), ("cpu_time_limit", "CpuLimitExceeded")];
+    for (limit, status) in limits {
+        let task = json!({ "command": "bash", "args": ["-c", "while :; do :; done"], "resource_limits": { limit: 1_000_000 } });
+        for _ in 0..5 {
+            let results = server.execute(json!(vec![task.clone(); 30])).json();
+            for result in results["results"].as_array().unwrap() {
+                assert_eq!(result["status"], status, "{result}");
+            }
+        }
+    }
+}
+
 #[test]
 fn wall_time_is_a_timeout_and_keeps_the_output() {
     both(shell("echo before; sleep 60; echo after", json!({ "wall_time_limit": SECOND / 2 })), |result| {

@@ -132,12 +132,10 @@ impl Tree {
 
     /// Prepares what the containers' groups need above them.
     pub fn prepare(&self, instance: &str) -> Result<()> {
+        let below = Path::new(TOP).join(instance);
         match self {
-            Self::V1(_) => self.tops().iter().try_for_each(|top| {
-                let path = top.join(instance);
-                fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
-            }),
-            Self::V2(root) => root.delegate(&Path::new(TOP).join(instance)),
+            Self::V1(hierarchies) => hierarchies.prepare(&below),
+            Self::V2(root) => root.delegate(&below),
         }
     }
 

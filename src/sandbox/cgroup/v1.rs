@@ -1,6 +1,7 @@
 //! cgroup v1: a hierarchy for each controller (admin-guide/cgroup-v1/{memory,pids,cpuacct}.rst).
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{
@@ -24,17 +25,15 @@ const CONTROLLERS: [&str; 12] = [
     "freezer",
 ];
 
-/// Those that limits and usage need.
-const NEEDED: [&str; 3] = ["memory", "pids", "cpuacct"];
+/// Those in use: what limits and usage need, and devices, without which libcontainer makes no container.
+const NEEDED: [&str; 4] = ["memory", "pids", "cpuacct", "devices"];
 
 /// What a task's connections may hold on their way, beside its memory: senders wait beyond it.
 const TCP_BYTES: u64 = 8 << 20;
 
-/// Whether it is a v1 hierarchy that has none of the controllers that are needed, by Faber or by libcontainer, which holds
-/// every container to the devices that all may use.
+/// Whether it is a v1 hierarchy that has none of the controllers in use.
 pub fn is_out_of_use(mount: &Mount) -> bool {
-    let needed = |option: &String| option == "devices" || NEEDED.contains(&option.as_str());
-    mount.fs_type == "cgroup" && !mount.super_options.iter().any(needed)
+    mount.fs_type == "cgroup" && !mount.super_options.iter().any(|option| NEEDED.contains(&option.as_str()))
 }
 
 #[derive(Debug, Clone)]
@@ -66,6 +65,14 @@ impl Hierarchies {
         roots.sort();
         roots.dedup();
         roots.into_iter()
+    }
+
+    /// Makes `below` in the hierarchies in use. `faber run` would not see it in others, and could not remove it.
+    pub fn prepare(&self, below: &Path) -> Result<()> {
+        NEEDED.iter().try_for_each(|controller| {
+            let path = self.roots[controller].join(below);
+            fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
+        })
     }
 
     pub fn lacking_counters(&self) -> Vec<&'static str> {

@@ -9,9 +9,9 @@ use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 
-use super::wire::{Command, Notice, Step};
+use super::wire::{Command, Notice, Step, nanoseconds};
 use super::{Failure, at, notify};
 use crate::frame;
 use crate::image::User;
@@ -108,11 +108,6 @@ fn candidates(command: &str, path: &str) -> Vec<CString> {
 /// NUL bytes were refused when the task was parsed; what holds one all the same is left out.
 fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
     strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
-}
-
-fn nanoseconds(clock: ClockId) -> u64 {
-    let now = clock_gettime(clock);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn limit_what_never_changes() -> io::Result<()> {

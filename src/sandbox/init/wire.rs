@@ -15,6 +15,7 @@
 //! ```
 //! Files are sent only if there are any. The end of the runner's side of the init's socket tells it to end everything at once.
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -54,6 +55,12 @@ pub enum Notice {
     Exited { status: i32, alone: bool },
     /// Nothing is left but the init.
     Alone,
+}
+
+/// What a clock says now, in nanoseconds.
+pub fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Steps that can fail; the runner finds the words.

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use left::{Family, groups_of, running};
+pub use left::{Family, assert_nothing_left, groups_of, running};
 
 pub const FABER: &str = env!("CARGO_BIN_EXE_faber");
 
