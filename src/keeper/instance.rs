@@ -46,7 +46,7 @@ impl Instance {
         DirBuilder::new().recursive(true).mode(0o711).create(run_dir).map_err(at("create", run_dir))?;
         let tree = Tree::detect()?;
         // One at a time: a directory whose lock nobody holds yet must not be taken for a dead one's.
-        let _all = lock_all(run_dir)?;
+        let all = lock_all(run_dir)?;
         sweep_dead(run_dir, &tree)?;
         let name = draw_name().map_err(InstanceError::Name)?;
         let dir = run_dir.join(&name);
@@ -55,7 +55,10 @@ impl Instance {
         let lock = open(&path)?;
         lock.try_lock().map_err(|error| at("lock", &path)(error.into()))?;
         let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock };
-        instance.tree.prepare(&instance.name)?;
+        let prepared = instance.tree.prepare(&instance.name);
+        // An instance that is given up takes this lock itself, to remove what there is of it.
+        drop(all);
+        prepared?;
         Ok(instance)
     }
 
