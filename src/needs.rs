@@ -14,8 +14,9 @@ use crate::sandbox::rootless;
 const KERNEL: (u32, u32) = (5, 12);
 
 /// What the keeper and the runners do, by capability (capabilities(7)): its name, its number, what for.
-const CAPABILITIES: [(&str, u32, &str); 7] = [
+const CAPABILITIES: [(&str, u32, &str); 8] = [
     ("CAP_SYS_ADMIN", 21, "namespaces and mounts"),
+    ("CAP_CHOWN", 0, "files of tasks"),
     ("CAP_SETUID", 7, "user namespaces, and the front's own user"),
     ("CAP_SETGID", 6, "user namespaces, and the front's own group"),
     ("CAP_SETPCAP", 8, "taking capabilities from tasks"),
@@ -70,7 +71,7 @@ pub fn check() -> Vec<Need> {
     let mut needs = vec![kernel(), architecture()];
     needs.push(capabilities());
     needs.push(namespaces());
-    needs.extend([cgroups(), seccomp(), overlay(), run_dir()]);
+    needs.extend([procfs(), cgroups(), seccomp(), overlay(), run_dir()]);
     let host = "tasks in the host image see what /usr has";
     needs.extend([program("python3", host), program("bash", host)]);
     let build = "`faber image build` needs it";
@@ -156,6 +157,28 @@ fn namespaces() -> Need {
     }
 }
 
+/// A container engine covers parts of /proc; the kernel then lets no user namespace mount one that shows more
+/// (mount_too_revealing() in fs/namespace.c), and the slot's settings below /proc/sys cannot be made.
+fn procfs() -> Need {
+    let name = "/proc";
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    match covered(&mounts).as_slice() {
+        [] => Need::ok(name, "all of it to be seen"),
+        [first, others @ ..] => Need::missing(
+            name,
+            format!("{first} and {} more are covered", others.len()),
+            "start the container with --security-opt unmask=/proc/* (podman) or --privileged",
+        ),
+    }
+}
+
+/// The mount points below /proc, from mountinfo; those that the kernel keeps empty for the purpose do not matter.
+fn covered(mountinfo: &str) -> Vec<&str> {
+    let points = mountinfo.lines().filter_map(|line| line.split(' ').nth(4));
+    let meant = ["/proc/sys/fs/binfmt_misc", "/proc/fs/nfsd", "/proc/openprom", "/proc/xen"];
+    points.filter(|point| point.starts_with("/proc/") && !meant.contains(point)).collect()
+}
+
 fn cgroups() -> Need {
     let name = "cgroups";
     let tree = match Tree::detect().and_then(|tree| tree.check().map(|()| tree)) {
@@ -182,7 +205,7 @@ fn cgroup_fix(error: &CgroupError) -> &'static str {
              DelegateSubgroup=keeper"
         }
         CgroupError::ReadOnly { .. } if rootless::run_dir().is_none() => {
-            "the container that this is in was started without it: start that with --privileged"
+            "the container that this is in was started so: start that with --privileged, or with its cgroups to be written to"
         }
         CgroupError::NotDelegated { .. } | CgroupError::ReadOnly { .. } => {
             "have the group delegated: in a systemd unit Delegate=yes; for a user \
@@ -252,6 +275,13 @@ mod tests {
         assert_eq!(effective("Name:\tx\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
         assert!(lacking(u64::MAX).is_empty());
         assert_eq!(lacking(!(1 << 21)), ["CAP_SYS_ADMIN (namespaces and mounts)"]);
+    }
+
+    #[test]
+    fn what_covers_proc_is_found() {
+        let mount = |point: &str| format!("40 39 0:5 / {point} ro,nosuid - proc proc rw\n");
+        let text = ["/proc", "/proc/sys", "/proc/sys/fs/binfmt_misc", "/processes"].map(mount).concat();
+        assert_eq!(covered(&text), ["/proc/sys"]);
     }
 
     #[test]
