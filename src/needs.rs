@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::chain::chain;
-use crate::sandbox::cgroup::{CgroupError, Tree};
+use crate::sandbox::cgroup::{CgroupError, Groups, Tree};
 use crate::sandbox::probe_namespaces;
 use crate::sandbox::rootless;
 
@@ -33,6 +33,10 @@ pub enum State {
     Warning,
     Missing,
 }
+
+const NO_GROUP: &str = "have a group delegated: `systemd-run --user --scope -p Delegate=yes faber ...`, where a user's own \
+                        systemd has memory and pids to give (Delegate= of user@.service); with weaker limits it runs with \
+                        --no-cgroup";
 
 /// One need.
 #[derive(Debug, Clone, Serialize)]
@@ -67,11 +71,11 @@ impl Need {
 }
 
 /// Every need, without changing anything. The process must be single-threaded: some are tried in a child.
-pub fn check() -> Vec<Need> {
+pub fn check(groups: Groups) -> Vec<Need> {
     let mut needs = vec![kernel(), architecture()];
     needs.push(capabilities());
     needs.push(namespaces());
-    needs.extend([procfs(), cgroups(), seccomp(), overlay(), run_dir()]);
+    needs.extend([procfs(), cgroups(groups), seccomp(), overlay(), run_dir()]);
     let host = "tasks in the host image see what /usr has";
     needs.extend([program("python3", host), program("bash", host)]);
     let build = "`faber image build` needs it";
@@ -83,8 +87,8 @@ pub fn check() -> Vec<Need> {
 ///
 /// # Errors
 /// With what was found and what helps.
-pub fn require() -> Result<(), Unmet> {
-    match check().into_iter().find(|need| need.state == State::Missing) {
+pub fn require(groups: Groups) -> Result<(), Unmet> {
+    match check(groups).into_iter().find(|need| need.state == State::Missing) {
         Some(Need { name, found, fix, .. }) => Err(Unmet { name, found, fix: fix.unwrap_or_default() }),
         None => Ok(()),
     }
@@ -179,9 +183,16 @@ fn covered(mountinfo: &str) -> Vec<&str> {
     points.filter(|point| point.starts_with("/proc/") && !meant.contains(point)).collect()
 }
 
-fn cgroups() -> Need {
+fn cgroups(groups: Groups) -> Need {
     let name = "cgroups";
-    let tree = match Tree::detect().and_then(|tree| tree.check().map(|()| tree)) {
+    if groups == Groups::Unused {
+        let found = "not used, as --no-cgroup asks: limits are watched for, not enforced";
+        return match rootless::run_dir() {
+            Some(_) => Need::warning(name, found, NO_GROUP),
+            None => Need::missing(name, "not used, as --no-cgroup asks", "root has them: leave --no-cgroup out"),
+        };
+    }
+    let tree = match Tree::detect(groups).and_then(|tree| tree.check().map(|()| tree)) {
         Ok(tree) => tree,
         Err(error) => return Need::missing(name, chain(&error), cgroup_fix(&error)),
     };
@@ -207,9 +218,9 @@ fn cgroup_fix(error: &CgroupError) -> &'static str {
         CgroupError::ReadOnly { .. } if rootless::run_dir().is_none() => {
             "the container that this is in was started so: start that with --privileged, or with its cgroups to be written to"
         }
+        CgroupError::NotDelegated { .. } | CgroupError::ReadOnly { .. } if rootless::run_dir().is_some() => NO_GROUP,
         CgroupError::NotDelegated { .. } | CgroupError::ReadOnly { .. } => {
-            "have the group delegated: in a systemd unit Delegate=yes; for a user \
-             `systemd-run --user --scope -p Delegate=yes faber ...`"
+            "have the group delegated: in a systemd unit Delegate=yes"
         }
         _ => "mount cgroup v2 at /sys/fs/cgroup with the memory and pids controllers (systemd does)",
     }

@@ -10,7 +10,7 @@ use crate::builder;
 use crate::chain::chain;
 use crate::image::{Event, Order, Store};
 use crate::keeper::{Instance, take_stop_signals};
-use crate::sandbox::Slot;
+use crate::sandbox::{Resources, Slot};
 
 /// An order is a definition and a lock.
 const ORDER_BYTES: u64 = 128 << 20;
@@ -45,9 +45,9 @@ fn order() -> anyhow::Result<Order> {
 
 fn claim(order: &Order) -> anyhow::Result<(nix::sys::signalfd::SignalFd, Instance, Slot)> {
     let signals = take_stop_signals()?;
-    let instance = Instance::found(None)?;
+    let instance = Instance::found(Resources::ALL)?;
     let dir = instance.slot_dir("b0");
     let store = Store::new(&order.root);
-    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), None)?;
+    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), Resources::ALL)?;
     Ok((signals, instance, slot))
 }

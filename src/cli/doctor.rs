@@ -20,7 +20,7 @@ pub struct DoctorArgs {
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     let mut config = Loaded::read(None, Vec::new())?.config;
     let mut needs = match super::become_root(&mut config) {
-        Ok(()) => needs::check(),
+        Ok(()) => needs::check(config.resources().groups),
         Err(error) => vec![Need::missing("privileges", format!("{error:#}"), "or run it as root, with sudo")],
     };
     if !is_missing(&needs) {

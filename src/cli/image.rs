@@ -19,7 +19,7 @@ use super::store::{StoreArgs, mib};
 use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
-use crate::sandbox::cgroup::Tree;
+use crate::sandbox::cgroup::{Groups, Tree};
 use crate::task::{ImageName, TaskResult};
 
 #[derive(Debug, Subcommand)]
@@ -147,7 +147,7 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let store = Store::new(&args.store.config()?.data_dir);
     let writer = store.write()?;
     // The builders' groups may not have this process beside them.
-    Tree::detect()?.make_way()?;
+    Tree::detect(Groups::Used)?.make_way()?;
     let choice = Choice { force: args.force || args.update, update: args.update };
     // A Ctrl-C ends the builders too, and what they leave half-made is then removed here.
     let stop = Stop::take()?;
@@ -220,7 +220,7 @@ struct TestLine {
 fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let definitions = args.which.definitions()?;
     let config = args.store.config()?;
-    needs::require()?;
+    needs::require(Groups::Used)?;
     let store = Store::new(&config.data_dir);
     let mut here = Here::claim(&config)?;
     let (mut lines, mut tested) = (Vec::new(), Vec::new());

@@ -10,11 +10,11 @@ use anyhow::Context;
 use clap::Args;
 use nix::sys::signalfd::SignalFd;
 
-use crate::config::{Config, Loaded, Size, Span};
+use crate::config::{Config, Flag, Loaded, Size, Span};
 use crate::image::{Catalog, Image, Store};
 use crate::keeper::{Instance, take_stop_signals};
 use crate::needs;
-use crate::sandbox::cgroup::Lack;
+use crate::sandbox::cgroup::{Groups, Lack};
 use crate::sandbox::{Ran, Slot};
 use crate::task::{Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
 
@@ -47,6 +47,9 @@ pub struct RunArgs {
     /// The configuration file, for the default limits
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Without control groups, for an ordinary user who has none: limits are watched for, not enforced
+    #[arg(long)]
+    no_cgroup: bool,
     /// The image to run in
     #[arg(long, value_name = "NAME")]
     image: Option<String>,
@@ -104,11 +107,20 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn execute(args: RunArgs) -> anyhow::Result<Report> {
-    let mut config = Loaded::read(args.config.as_deref(), Vec::new())?.config;
+    let no_cgroup = Flag { key: "execution.cgroup", flag: "--no-cgroup", value: false.into() };
+    let flags = args.no_cgroup.then_some(no_cgroup).into_iter().collect();
+    let mut config = Loaded::read(args.config.as_deref(), flags)?.config;
     super::become_root(&mut config)?;
-    needs::require()?;
+    needs::require(config.resources().groups)?;
+    if config.resources().groups == Groups::Unused {
+        eprintln!("faber: {WEAKER}");
+    }
     run_here(args.request()?, &config)
 }
+
+/// What --no-cgroup means.
+pub const WEAKER: &str = "WARNING: without control groups tasks are held to memory and processes by being looked at every \
+                          10 ms, and can exceed them in between: not for programs that you do not trust";
 
 /// What `faber doctor` sees of a task of no content.
 pub struct Trial {
@@ -147,10 +159,17 @@ impl<'a> Here<'a> {
     pub fn claim(config: &'a Config) -> anyhow::Result<Self> {
         let store = Store::new(&config.data_dir);
         let signals = take_stop_signals()?;
-        let instance = Instance::found(config.cpus())?;
+        let instance = Instance::found(config.resources())?;
         let dir = instance.slot_dir("s0");
-        let slot =
-            Slot::claim(instance.run_dir(), &dir, instance.name(), "s0", store.clone(), Vec::new(), config.cpus())?;
+        let slot = Slot::claim(
+            instance.run_dir(),
+            &dir,
+            instance.name(),
+            "s0",
+            store.clone(),
+            Vec::new(),
+            config.resources(),
+        )?;
         Ok(Self { config, catalog: Catalog::new(store), slot, _instance: instance, signals })
     }
 

@@ -12,6 +12,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
+use crate::sandbox::cgroup::Groups;
 use crate::task::ImageName;
 
 #[derive(Debug, Args)]
@@ -29,6 +30,9 @@ pub struct ServeArgs {
     /// Serve everybody, without API keys
     #[arg(long)]
     open_mode: bool,
+    /// Without control groups, for an ordinary user who has none: limits are watched for, not enforced
+    #[arg(long)]
+    no_cgroup: bool,
     /// Where images are kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -49,6 +53,9 @@ impl ServeArgs {
         if self.open_mode {
             flags.push(Flag { key: "auth.open_mode", flag: "--open-mode", value: true.into() });
         }
+        if self.no_cgroup {
+            flags.push(Flag { key: "execution.cgroup", flag: "--no-cgroup", value: false.into() });
+        }
         flags
     }
 }
@@ -59,13 +66,16 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     // Front and runners are elsewhere.
     config.data_dir = std::path::absolute(&config.data_dir)?;
     super::become_root(&mut config)?;
-    needs::require()?;
+    needs::require(config.resources().groups)?;
     log::start(&config.log);
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
+    if config.resources().groups == Groups::Unused {
+        tracing::warn!("{}", super::run::WEAKER);
+    }
     let (open_mode, memory_pressure) = (config.auth.open_mode, config.execution.memory_pressure);
     let plan = plan(config)?;
-    let instance = Instance::found(plan.runner.cpus)?;
+    let instance = Instance::found(plan.runner.resources)?;
     anyhow::ensure!(
         memory_pressure == Pressure::Off || instance.memory_pressure().is_some(),
         "execution.memory_pressure takes cgroup v2 and a kernel that tells of stalls (CONFIG_PSI, psi=1)"
@@ -96,7 +106,7 @@ fn plan(config: Config) -> anyhow::Result<Plan> {
             data_dir: config.data_dir.clone(),
             default_image,
             max: config.bounds().max,
-            cpus: config.cpus(),
+            resources: config.resources(),
         },
     })
 }

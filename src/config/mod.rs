@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use layers::{ConfigError, Flag, Loaded, Origin};
 pub use values::{Concurrency, Memory, Pressure, Share, Size, Span};
 
-use crate::task::{Bounds, Cpus, ImageName, Limits, MINIMUM};
+use crate::sandbox::Resources;
+use crate::sandbox::cgroup::Groups;
+use crate::task::{Bounds, ImageName, Limits, MINIMUM};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -83,6 +85,7 @@ pub struct Execution {
     pub memory_budget: Memory,
     pub memory_pressure: Pressure,
     pub cpus: Share,
+    pub cgroup: bool,
     pub max_tasks: u32,
 }
 
@@ -148,12 +151,13 @@ impl Config {
         self.execution.memory_budget.of(machine_memory())
     }
 
-    /// What a task may use of the processors at once, when that is limited.
-    pub fn cpus(&self) -> Option<Cpus> {
-        match self.execution.cpus {
+    /// How tasks are held to what they may use.
+    pub fn resources(&self) -> Resources {
+        let cpus = match self.execution.cpus {
             Share::All => None,
             Share::Of(cpus) => Some(cpus),
-        }
+        };
+        Resources { groups: if self.execution.cgroup { Groups::Used } else { Groups::Unused }, cpus }
     }
 
     /// Bytes: what all requests together may hold in the front.

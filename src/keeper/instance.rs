@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::chain::chain;
+use crate::sandbox::Resources;
 use crate::sandbox::cgroup::{CgroupError, Tree};
 use crate::sandbox::rootless;
-use crate::task::Cpus;
 
 /// Where the Faber instances of a machine find each other.
 const RUN_DIR: &str = "/run/faber";
@@ -56,11 +56,11 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Removes what dead instances left, and founds a new one, whose containers may have a share of the processors.
-    pub fn found(cpus: Option<Cpus>) -> Result<Self> {
+    /// Removes what dead instances left, and founds a new one.
+    pub fn found(resources: Resources) -> Result<Self> {
         let run_dir = run_dir();
         DirBuilder::new().recursive(true).mode(0o711).create(run_dir).map_err(at("create", run_dir))?;
-        let tree = Tree::detect()?;
+        let tree = Tree::detect(resources.groups)?;
         // One at a time: a directory whose lock nobody holds yet must not be taken for a dead one's.
         let all = lock_all(run_dir)?;
         sweep_dead(run_dir, &tree)?;
@@ -71,7 +71,7 @@ impl Instance {
         let lock = open(&path)?;
         lock.try_lock().map_err(|error| at("lock", &path)(error.into()))?;
         let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock };
-        let prepared = instance.tree.prepare(&instance.name, cpus);
+        let prepared = instance.tree.prepare(&instance.name, resources.cpus);
         // An instance that is given up takes the lock itself.
         drop(all);
         prepared?;

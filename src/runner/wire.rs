@@ -11,7 +11,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Cpus, ImageName, Limits, Report, Task};
+use crate::sandbox::Resources;
+use crate::task::{ImageName, Limits, Report, Task};
 
 /// What a runner is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,8 +30,8 @@ pub struct Setup {
     pub default_image: ImageName,
     /// No order may ask for more.
     pub max: Limits,
-    /// What each task may use of the processors at once.
-    pub cpus: Option<Cpus>,
+    /// How tasks are held to their limits.
+    pub resources: Resources,
 }
 
 /// From the front.

@@ -17,7 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
 use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack};
-use super::init::wire::{Command, Files, Notice, Step};
+use super::init::wire::{Command, Files, Notice, OwnLimits, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
 use super::slot::{Slot, SlotError};
@@ -224,6 +224,7 @@ impl Running {
             .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
         let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
+        group.adopt(pid.as_raw_nonzero().get());
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);
@@ -269,7 +270,7 @@ impl Running {
         let limits = task.limits.clone();
         let mut watch = Watch::new(&*self.group, &limits, self.init.pid.as_raw_nonzero().get(), before.group.cpu_time);
         // A process that cannot take it any more has come to an end, which the watch sees.
-        let _ = frame::send(&mut self.commands, &command(task, &self.image));
+        let _ = frame::send(&mut self.commands, &command(task, &self.image, self.group.enforces()));
         let ended = watch.until_end(&self.stdout, &self.stderr, &self.control, self.init.handle.as_fd(), cancel);
         let (stdout, stderr) = watch.take_output();
         // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
@@ -342,7 +343,8 @@ fn pipe((uid, gid): (u32, u32)) -> Result<(File, OwnedFd)> {
     Ok((reader.into(), writer))
 }
 
-fn command(task: Task, image: &Image) -> Command {
+/// `enforced`: whether the kernel holds the container as a whole to its limits.
+fn command(task: Task, image: &Image, enforced: bool) -> Command {
     let mut env = image.env.clone();
     env.entry("PATH".into()).or_insert_with(|| image.path.clone());
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
@@ -354,6 +356,7 @@ fn command(task: Task, image: &Image) -> Command {
         directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
         file_descriptors: task.limits.file_descriptors,
         // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
+        of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
         cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
     }
 }

@@ -8,7 +8,9 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::cgroup::{CgroupError, GroupLimits, Tree};
+use serde::{Deserialize, Serialize};
+
+use super::cgroup::{CgroupError, GroupLimits, Groups, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::Purpose;
@@ -63,6 +65,19 @@ pub struct Slot {
     pub(super) cpus: Option<Cpus>,
 }
 
+/// How the containers of an instance are held to what they may use.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Resources {
+    pub groups: Groups,
+    /// What each may use of the processors at once.
+    pub cpus: Option<Cpus>,
+}
+
+impl Resources {
+    /// By control groups, with what there is of the processors.
+    pub const ALL: Self = Self { groups: Groups::Used, cpus: None };
+}
+
 /// An image's place in the slot.
 struct Bundle {
     image: Rc<Image>,
@@ -81,7 +96,7 @@ impl Slot {
         name: &str,
         store: Store,
         foreign: Vec<RawFd>,
-        cpus: Option<Cpus>,
+        resources: Resources,
     ) -> Result<Self, SlotError> {
         // libcontainer clears no supplementary groups, so there must be none to inherit.
         nix::unistd::setgroups(&[]).map_err(SlotError::Groups)?;
@@ -94,7 +109,7 @@ impl Slot {
         Ok(Self {
             instance: instance.to_owned(),
             name: name.to_owned(),
-            tree: Tree::detect()?,
+            tree: Tree::detect(resources.groups)?,
             namespaces,
             programs: Rc::new(Programs::compile()?),
             foreign,
@@ -104,7 +119,7 @@ impl Slot {
             bundles: BTreeMap::new(),
             made: 0,
             limits: None,
-            cpus,
+            cpus: resources.cpus,
         })
     }
 

@@ -93,6 +93,43 @@ fn real_uid(pid: i32) -> u32 {
 }
 
 #[test]
+fn a_user_without_groups_is_warned_and_watched() {
+    if possible("--no-cgroup") {
+        let run = |args: &[&str]| {
+            let output = faber_after(&become_user(""), &[&["run", "--no-cgroup", "--json"], args].concat());
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("WARNING: without control groups"), "{output:?}");
+            serde_json::from_slice::<Value>(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+        };
+        let result = run(&["--", "bash", "-c", "echo $((6 * 7)); sleep 0.2"]);
+        assert_eq!((&result["status"], &result["stdout"]), (&json!("Success"), &json!("42\n")), "{result}");
+        assert!(result["resource_usage"]["memory_peak_bytes"].as_u64().unwrap() > 100_000, "{result}");
+        // A step at a time, as a task that means no harm does.
+        let greedy = "import time\nhold = []\nwhile True: hold.append(bytearray(1 << 20)); time.sleep(0.001)";
+        let result = run(&["--memory", "64M", "--", "python3", "-c", greedy]);
+        assert_eq!(result["status"], "MemoryLimitExceeded", "{result}");
+        // Files are memory, too.
+        let files = "head -c 100M /dev/zero >/workspace/file; sleep 60";
+        let result = run(&["--memory", "64M", "--wall-time", "5m", "--", "bash", "-c", files]);
+        assert_eq!(result["status"], "MemoryLimitExceeded", "{result}");
+        let result = run(&["--memory", "64M", "--", "python3", "-c", "bytearray(1 << 30)"]);
+        assert_ne!(result["status"], "Success", "{result}");
+        let result = run(&["--cpu-time", "300ms", "--", "bash", "-c", "while :; do :; done"]);
+        assert_eq!(result["status"], "CpuLimitExceeded", "{result}");
+        let result =
+            run(&["--processes", "4", "--", "bash", "-c", "for i in 1 2 3 4 5 6 7 8; do sleep 1 & done; wait"]);
+        assert!(result["resource_usage"]["process_count"].as_u64().unwrap() <= 4, "{result}");
+        assert!(result["stderr"].as_str().unwrap().contains("Resource temporarily unavailable"), "{result}");
+
+        let preparation = become_user("FABER_EXECUTION__CONCURRENCY=1");
+        let mut server = Server::start_after(&preparation, &["--open-mode", "--no-cgroup"], &[]);
+        assert!(server.log().contains("WARNING: without control groups"), "{}", server.log());
+        assert_eq!(server.shell("echo served"), "served");
+        assert_eq!(server.stop(), Some(0), "{}", server.log());
+    }
+}
+
+#[test]
 fn what_a_user_lacks_is_told_with_the_fix() {
     if possible("refusals without root") {
         let group = delegated("faber-test-user-lacks.scope");
@@ -106,6 +143,7 @@ fn what_a_user_lacks_is_told_with_the_fix() {
         };
         // Not in a group of the user's.
         refused(&become_user(""), "systemd-run --user --scope -p Delegate=yes");
+        refused(&become_user(""), "--no-cgroup");
         // In one, but with ids of nobody.
         let other = group.enter() + "\n" + &become_user("").replace(&UID.to_string(), "1234");
         refused(&other, "usermod --add-subuids");

@@ -8,11 +8,14 @@ mod file;
 mod mount;
 mod v1;
 mod v2;
+mod without;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::task::{Cpus, Limits};
 use file::{read_number, read_pids};
@@ -40,7 +43,7 @@ pub enum CgroupError {
     Create { path: PathBuf, source: io::Error },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
-    #[error("execution.cpus: a share of the processors takes cgroup v2, and this machine has v1")]
+    #[error("execution.cpus: a share of the processors takes cgroup v2, and that is not used here")]
     NoShares,
     #[error("no {0} controller in any cgroup hierarchy: run `faber doctor`")]
     NoController(&'static str),
@@ -73,6 +76,12 @@ impl From<&Limits> for GroupLimits {
 pub trait Cgroup {
     /// Makes the group, before libcontainer looks for it, with this share of the processors.
     fn make(&self, cpus: Option<Cpus>) -> Result<()>;
+    /// Hears which process is the container's init; pids as this process sees them.
+    fn adopt(&self, _init: i32) {}
+    /// Whether the kernel itself holds the container to its limits; else its processes need what rlimits can do.
+    fn enforces(&self) -> bool {
+        true
+    }
     /// Puts the limits in force, whatever was in force before, and reads them back from the kernel.
     fn apply(&self, limits: &GroupLimits) -> Result<()>;
     /// Lets the peaks begin anew, where the kernel can, so that set-up is not charged to the task.
@@ -119,11 +128,24 @@ pub struct Measured {
 pub enum Tree {
     V1(v1::Hierarchies),
     V2(v2::Root),
+    /// No groups are made.
+    Without,
+}
+
+/// Whether tasks are held to their limits by control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Groups {
+    Used,
+    /// As an ordinary user may ask who has none: then Faber watches.
+    Unused,
 }
 
 impl Tree {
     /// Looks at the mounted hierarchies: the unified one where it is all there is, else the v1 ones.
-    pub fn detect() -> Result<Self> {
+    pub fn detect(groups: Groups) -> Result<Self> {
+        if groups == Groups::Unused {
+            return Ok(Self::Without);
+        }
         let mounts = Mount::list()?;
         match v2::Root::find(&mounts)? {
             Some(root) => Ok(Self::V2(root)),
@@ -145,7 +167,7 @@ impl Tree {
     pub fn path(&self, instance: &str, container: &str) -> PathBuf {
         let below = Path::new(TOP).join(instance).join(container);
         match self {
-            Self::V1(_) => Path::new("/").join(below),
+            Self::V1(_) | Self::Without => Path::new("/").join(below),
             Self::V2(root) => root.path(&below),
         }
     }
@@ -156,6 +178,7 @@ impl Tree {
         match self {
             Self::V1(hierarchies) => Box::new(hierarchies.group(&below)),
             Self::V2(root) => Box::new(root.group(&below)),
+            Self::Without => Box::new(without::Group::default()),
         }
     }
 
@@ -163,7 +186,8 @@ impl Tree {
     pub fn prepare(&self, instance: &str, cpus: Option<Cpus>) -> Result<()> {
         let below = Path::new(TOP).join(instance);
         match (self, cpus) {
-            (Self::V1(_), Some(_)) => Err(CgroupError::NoShares),
+            (Self::V1(_) | Self::Without, Some(_)) => Err(CgroupError::NoShares),
+            (Self::Without, None) => Ok(()),
             (Self::V1(hierarchies), None) => hierarchies.prepare(&below),
             (Self::V2(root), cpus) => root.prepare(&below, cpus.is_some()),
         }
@@ -173,7 +197,7 @@ impl Tree {
     /// (accounting/psi.rst), where the kernel has it.
     pub fn memory_pressure(&self, instance: &str) -> Option<PathBuf> {
         match self {
-            Self::V1(_) => None,
+            Self::V1(_) | Self::Without => None,
             Self::V2(root) => {
                 Some(root.top().join(TOP).join(instance).join("memory.pressure")).filter(|file| file.exists())
             }
@@ -214,6 +238,7 @@ impl Tree {
         match self {
             Self::V1(hierarchies) => hierarchies.roots().collect(),
             Self::V2(root) => vec![root.top()],
+            Self::Without => Vec::new(),
         }
     }
 
@@ -226,7 +251,7 @@ impl Tree {
                 .map_err(|errno| CgroupError::ReadOnly { path: path.clone(), source: errno.into() })?;
         }
         match self {
-            Self::V1(_) => Ok(()),
+            Self::V1(_) | Self::Without => Ok(()),
             Self::V2(root) => root.check_unoccupied(),
         }
     }
@@ -234,7 +259,7 @@ impl Tree {
     /// Moves this process out of the way of the groups to come, and with it all that it starts from now on.
     pub fn make_way(&self) -> Result<()> {
         match self {
-            Self::V1(_) => Ok(()),
+            Self::V1(_) | Self::Without => Ok(()),
             Self::V2(root) => root.make_way(),
         }
     }
@@ -242,7 +267,7 @@ impl Tree {
     /// The service this process is of, when its group was not delegated to it and groups are made beside everybody's.
     pub fn service_without_delegation(&self) -> Option<String> {
         match self {
-            Self::V1(_) => None,
+            Self::V1(_) | Self::Without => None,
             Self::V2(root) => root.service_without_delegation(),
         }
     }
@@ -251,6 +276,7 @@ impl Tree {
         match self {
             Self::V1(_) => "v1",
             Self::V2(_) => "v2",
+            Self::Without => "none",
         }
     }
 }

@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::CapabilitySet;
 use rustix::time::ClockId;
 
-use super::wire::{Command, Notice, Step, nanoseconds};
+use super::wire::{Command, Notice, OwnLimits, Step, nanoseconds};
 use super::{Failure, at, notify};
 use crate::frame;
 use crate::image::User;
@@ -66,8 +66,8 @@ fn start(control: BorrowedFd<'_>, mut commands: UnixStream) -> Failure {
         Ok(None) => return Failure { step: Step::Receive, errno: libc::EPIPE },
         Err(error) => return at(Step::Receive)(error),
     };
-    let Command { argv, env, path, directory, file_descriptors, cpu_seconds } = command;
-    if let Err(error) = limit(file_descriptors, cpu_seconds) {
+    let Command { argv, env, path, directory, file_descriptors, cpu_seconds, of_its_own } = command;
+    if let Err(error) = limit(file_descriptors, cpu_seconds).and_then(|()| of_its_own.map_or(Ok(()), limit_by_itself)) {
         return at(Step::Limits)(error);
     }
     // As the user, who may not enter every directory.
@@ -125,6 +125,12 @@ fn limit(file_descriptors: u64, cpu_seconds: u64) -> io::Result<()> {
     enforce(Resource::Nofile, both(file_descriptors))?;
     // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
     enforce(Resource::Cpu, Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds + 1) })
+}
+
+/// Behind the watch, which is to be first to see too much memory: its limit is on what is used, this on what is asked for.
+fn limit_by_itself(OwnLimits { processes, memory }: OwnLimits) -> io::Result<()> {
+    enforce(Resource::Nproc, both(processes))?;
+    enforce(Resource::Data, both(memory * 2))
 }
 
 fn both(value: u64) -> Rlimit {

@@ -37,6 +37,17 @@ pub struct Command {
     pub file_descriptors: u64,
     /// Seconds; the kernel's own stop behind the runner's watch.
     pub cpu_seconds: u64,
+    /// Where no group holds the container to them.
+    pub of_its_own: Option<OwnLimits>,
+}
+
+/// What a process can be held to by itself.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct OwnLimits {
+    /// All of the task's user.
+    pub processes: u64,
+    /// Bytes, for each process.
+    pub memory: u64,
 }
 
 /// What the init and the task's process report: fixed size, so that two writers of one socket cannot mix.

@@ -80,8 +80,10 @@ impl Server {
         let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
         let url =
             line.trim().strip_prefix("Faber serves on ").unwrap_or_else(|| panic!("no server: {line}{log}")).to_owned();
-        let started: Value = log.lines().find_map(|line| serde_json::from_str(line).ok()).unwrap();
-        let instance = started["instance"].as_str().unwrap().to_owned();
+        let instance = log
+            .lines()
+            .find_map(|line| Some(serde_json::from_str::<Value>(line).ok()?["instance"].as_str()?.to_owned()));
+        let instance = instance.unwrap_or_else(|| panic!("no instance: {log}"));
         Self { keeper, url, instance, dir, stopped: false }
     }
 
