@@ -13,7 +13,7 @@ use crate::sandbox::probe_namespaces;
 const KERNEL: (u32, u32) = (5, 12);
 
 /// What the keeper and the runners do, by capability (capabilities(7)): its name, its number, what for.
-const CAPABILITIES: [(&str, u32, &str); 7] = [
+const CAPABILITIES: [(&str, u32, &str); 8] = [
     ("CAP_SYS_ADMIN", 21, "namespaces and mounts"),
     ("CAP_SETUID", 7, "user namespaces, and the front's own user"),
     ("CAP_SETGID", 6, "user namespaces, and the front's own group"),
@@ -21,6 +21,7 @@ const CAPABILITIES: [(&str, u32, &str); 7] = [
     ("CAP_SYS_PTRACE", 19, "reading what a task used"),
     ("CAP_DAC_OVERRIDE", 1, "cgroups and mount points"),
     ("CAP_KILL", 5, "ending tasks"),
+    ("CAP_CHOWN", 0, "root file systems whose owner is the slot's"),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -197,11 +198,13 @@ fn has_filesystem(filesystems: &str, name: &str) -> bool {
     filesystems.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
+/// Where instances find each other, or where that would be made.
 fn run_dir() -> Need {
     use rustix::fs::{Access, access};
-    match access("/run", Access::WRITE_OK) {
-        Ok(()) => Need::ok("/run", "writable"),
-        Err(errno) => Need::missing("/run", format!("not writable: {errno}"), "mount a tmpfs on /run"),
+    let dir = if Path::new("/run/faber").exists() { "/run/faber" } else { "/run" };
+    match access(dir, Access::WRITE_OK) {
+        Ok(()) => Need::ok(dir, "writable"),
+        Err(errno) => Need::missing(dir, format!("not writable: {errno}"), "mount a tmpfs on /run"),
     }
 }
 
