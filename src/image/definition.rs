@@ -190,8 +190,7 @@ impl Definitions {
             return Err(DefinitionError::Missing(paths.collect::<Vec<_>>().join(" or ")));
         };
         let path = directory.join(FILE);
-        let text =
-            fs::read_to_string(&path).map_err(|source| DefinitionError::Read { path: path.clone(), source })?;
+        let text = fs::read_to_string(&path).map_err(|source| DefinitionError::Read { path: path.clone(), source })?;
         let written: Written = toml::from_str(&text)
             .map_err(|source| DefinitionError::Toml { path: path.clone(), source: Box::new(source) })?;
         let refused = |reason| DefinitionError::Refused { path: path.clone(), reason };

@@ -291,7 +291,9 @@ impl Keeper {
         let timeout = timeout
             .map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(self.front.iter().filter(|front| !front.heard).map(|front| PollFd::new(&front.socket, PollFlags::IN)));
+        fds.extend(
+            self.front.iter().filter(|front| !front.heard).map(|front| PollFd::new(&front.socket, PollFlags::IN)),
+        );
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Woken::Timeout),
             other => other.map_err(at("wait for a signal"))?,

@@ -419,7 +419,8 @@ fn definitions_of_the_package_keep_their_locks_in_the_store() {
     let share = "mount -t tmpfs tmpfs /usr/share; test ! -d /etc/faber || mount -t tmpfs tmpfs /etc/faber; mkdir -p /usr/share/faber/images/bare; cd /usr/share/faber/images/bare";
     let define = "echo text > file; printf '%s' \"$1\" > image.toml; cd /";
     let build = "\"$2\" image build bare; \"$2\" image build --all; ls /usr/share/faber/images/bare; find \"$FABER_DATA_DIR/locks\" -type f";
-    let definition = "name = \"bare\"\ndescription = \"Nothing\"\nbase = \"scratch\"\ncopy = [{ from = \"file\", to = \"/file\" }]";
+    let definition =
+        "name = \"bare\"\ndescription = \"Nothing\"\nbase = \"scratch\"\ncopy = [{ from = \"file\", to = \"/file\" }]";
     let output = Command::new("unshare")
         .args(["--mount", "--propagation", "private", "bash", "-euc", &format!("{share}; {define}; {build}"), "bash"])
         .args([definition, FABER])
