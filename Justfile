@@ -29,6 +29,11 @@ images *arguments:
 vm *arguments:
     scripts/vm {{arguments}}
 
+# Build the Debian package; --try installs it in a virtual machine
+[group('use')]
+package *arguments:
+    scripts/package {{arguments}}
+
 # Format the code
 [group('develop')]
 format:

@@ -22,7 +22,7 @@ use comfy_table::{Table, presets};
 use common::support::Server;
 use common::{Client, Percentiles, ms, ratio};
 use faber::config::Loaded;
-use faber::image::{Definition, Image, InUse, MOUNT_POINTS, Store};
+use faber::image::{Definition, Definitions, Image, InUse, MOUNT_POINTS, Store};
 use faber::task::{ImageName, TaskRequest};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
@@ -148,7 +148,7 @@ struct Bare {
 }
 
 fn languages(args: &Args, store: &Store, server: &Server, stage: &Stage) -> Vec<Language> {
-    let definitions = Definition::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("images")).unwrap();
+    let definitions = Definitions::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("images")).all().unwrap();
     for name in &args.names {
         assert!(definitions.iter().any(|one| one.name.as_str() == name), "{name} is not defined");
         assert!(store.image(&ImageName::parse(name).unwrap()).is_ok(), "{name} is not built");
@@ -174,8 +174,9 @@ fn language(
     let bare = Bare::new(definition.name.as_str(), &image, store, &task, env.clone(), stage);
     let run = (!language.compile.is_empty()).then(|| bare.without_files(&language.run));
     let plain = plain.and_then(|plain| {
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plain").join(definition.name.as_str());
-        let without = directory.exists().then(|| Definition::read(&directory).unwrap())?;
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plain");
+        let there = directory.join(definition.name.as_str()).exists();
+        let without = there.then(|| Definitions::of(&directory).read(&definition.name).unwrap())?;
         let has = |package| definition.packages.contains(package);
         assert!(without.packages.iter().all(has), "{}: a package that the image has not", directory.display());
         let image = plain.image(&without.name).ok()?;

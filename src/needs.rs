@@ -246,14 +246,16 @@ fn has_filesystem(filesystems: &str, name: &str) -> bool {
     filesystems.lines().any(|line| line.split_whitespace().next_back() == Some(name))
 }
 
+/// Where instances find each other, or where that would be made.
 fn run_dir() -> Need {
     use rustix::fs::{Access, access};
     if let Some(dir) = rootless::run_dir() {
         return Need::ok("runtime directory", dir.display().to_string());
     }
-    match access("/run", Access::WRITE_OK) {
-        Ok(()) => Need::ok("/run", "writable"),
-        Err(errno) => Need::missing("/run", format!("not writable: {errno}"), "mount a tmpfs on /run"),
+    let dir = if Path::new("/run/faber").exists() { "/run/faber" } else { "/run" };
+    match access(dir, Access::WRITE_OK) {
+        Ok(()) => Need::ok(dir, "writable"),
+        Err(errno) => Need::missing(dir, format!("not writable: {errno}"), "mount a tmpfs on /run"),
     }
 }
 

@@ -72,6 +72,14 @@ async fn serve(
     };
     let scheduler = Scheduler::new(capacity, stall);
     let (drain, mut draining) = mpsc::channel(1);
+    tokio::spawn({
+        let (scheduler, keeper) = (scheduler.clone(), keeper.try_clone()?);
+        async move {
+            scheduler.ready().await;
+            // A keeper that is gone is seen by who listens to it.
+            let _ = wire::say_ready(&keeper);
+        }
+    });
     std::thread::spawn({
         let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
         move || listen(keeper, &scheduler, &runtime, &drain)

@@ -17,7 +17,7 @@ use super::long::{Stop, spinner};
 use super::run::Here;
 use super::store::{StoreArgs, mib};
 use crate::config::Size;
-use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Watch, Writer, build};
+use crate::image::{Built, Catalog, Choice, Definition, Definitions, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
 use crate::sandbox::cgroup::{Groups, Tree};
 use crate::task::{ImageName, TaskResult};
@@ -50,16 +50,17 @@ struct Which {
     /// All that are defined
     #[arg(long)]
     all: bool,
-    /// Where the definitions are: DIR/NAME/image.toml
-    #[arg(long, value_name = "DIR", default_value = "images")]
-    definitions: PathBuf,
+    /// Where the definitions are: DIR/NAME/image.toml [default: ./images if there is one, or else /etc/faber/images and
+    /// /usr/share/faber/images]
+    #[arg(long, value_name = "DIR")]
+    definitions: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs mmdebstrap. A definition that has not changed builds nothing; a build
 that fails leaves the image that was there. Each build leaves image.lock beside
-its definition, with the version and digest of every package it took: as long
+its definition (for those in /usr/share/faber/images: in DATA_DIR/locks), with the version and digest of every package it took: as long
 as that is there, the same versions are taken again. Exit status 1 when one
 failed.")]
 pub struct BuildArgs {
@@ -108,14 +109,11 @@ pub struct RmArgs {
 
 impl Which {
     fn definitions(&self) -> anyhow::Result<Vec<Definition>> {
+        let definitions = self.definitions.as_deref().map_or_else(Definitions::usual, Definitions::of);
         if self.all {
-            return Ok(Definition::all(&self.definitions)?);
+            return Ok(definitions.all()?);
         }
-        let read = |name: &String| {
-            let name = ImageName::parse(name)?;
-            Ok(Definition::read(&self.definitions.join(name.as_str()))?)
-        };
-        self.names.iter().map(read).collect()
+        self.names.iter().map(|name| Ok(definitions.read(&ImageName::parse(name)?)?)).collect()
     }
 }
 

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -65,7 +66,8 @@ pub fn build(
     watch: &Watch<'_>,
 ) -> Result<Built, BuildError> {
     let progress = watch.progress;
-    let pins = if choice.update { None } else { Lock::read(&definition.directory)? };
+    let locked = lock_directory(writer, definition);
+    let pins = if choice.update { None } else { Lock::read(&locked)? };
     let (base, made_of) = base(writer, definition, pins.as_ref(), watch)?;
     let recipe = |lock: &Lock| recipe(definition, base.as_ref(), lock);
     if !choice.force && pins.as_ref().is_some_and(|lock| is_built(writer, definition, &recipe(lock))) {
@@ -94,11 +96,16 @@ pub fn build(
         };
         let lock = Lock { base: made_of, ..heard.took.unwrap_or_default() };
         if pins.as_ref() != Some(&lock) {
-            lock.write(&definition.directory)?;
+            lock.write(&locked)?;
         }
         Ok((image(definition, unpacked, &lock, recipe(&lock)), Some(lock)))
     })?;
     Ok(Built::New)
+}
+
+/// Where the lock is: beside the definition, or in the store if the definition is the package manager's.
+fn lock_directory(writer: &Writer<'_>, definition: &Definition) -> PathBuf {
+    if definition.is_packaged() { writer.store().locks(&definition.name) } else { definition.directory.clone() }
 }
 
 /// The image that `definition` starts from, held, and the manifest it was made of if it is one of another tool: that one is
@@ -171,7 +178,7 @@ fn recipe(definition: &Definition, base: Option<&InUse>, lock: &Lock) -> Digest 
     Digest::new(Sha256::digest(format!("{} {base} {}", definition.digest(), lock.digest())).into())
 }
 
-fn order(definition: &Definition, base: Option<&InUse>, root: std::path::PathBuf, pins: Option<Lock>) -> Order {
+fn order(definition: &Definition, base: Option<&InUse>, root: PathBuf, pins: Option<Lock>) -> Order {
     let start = match (&definition.base, base) {
         (Base::Debian(suite), _) => Start::Debian { suite: suite.clone(), packages: definition.packages.clone() },
         (_, Some(base)) => Start::Tree(base.rootfs.clone()),

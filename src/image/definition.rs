@@ -1,6 +1,6 @@
 //! What an image is to be: images/NAME/image.toml.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -120,8 +120,8 @@ pub struct Test {
 
 #[derive(Debug, thiserror::Error)]
 pub enum DefinitionError {
-    #[error("there is no image definition {path}")]
-    Missing { path: PathBuf },
+    #[error("there is no image definition {0}")]
+    Missing(String),
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
     /// The source says line and column.
@@ -131,59 +131,89 @@ pub enum DefinitionError {
     Refused { path: PathBuf, reason: String },
 }
 
-impl Definition {
-    /// Reads the definition in `directory`, which has its name.
-    ///
-    /// # Errors
-    /// With the file, and where it is not TOML or not a definition the line.
-    pub fn read(directory: &Path) -> Result<Self, DefinitionError> {
-        Self::read_in_family(directory, 0)
+/// Where the definitions of Faber's package are: the package manager's, nobody else writes there.
+const PACKAGED: &str = "/usr/share/faber/images";
+
+/// Where definitions are looked for: `DIR/NAME/image.toml`. Of two with the same name the first counts.
+#[derive(Debug, Clone)]
+pub struct Definitions(Vec<PathBuf>);
+
+impl Definitions {
+    /// Those in `directory`, and no others.
+    pub fn of(directory: &Path) -> Self {
+        Self(vec![directory.to_owned()])
     }
 
-    fn read_in_family(directory: &Path, depth: usize) -> Result<Self, DefinitionError> {
+    /// Those in `./images`, if that is there; else the machine's own, then those that came with Faber's package.
+    pub fn usual() -> Self {
+        let here = Path::new("images");
+        if here.is_dir() {
+            return Self::of(here);
+        }
+        Self(["/etc/faber/images", PACKAGED].map(PathBuf::from).into())
+    }
+
+    /// # Errors
+    /// With the file, and where it is not TOML or not a definition the line.
+    pub fn read(&self, name: &ImageName) -> Result<Definition, DefinitionError> {
+        self.read_in_family(name, 0)
+    }
+
+    /// Every definition, by name; the embedded `host` is none.
+    ///
+    /// # Errors
+    /// [`Definitions::read`]'s, and when no directory can be read.
+    pub fn all(&self) -> Result<Vec<Definition>, DefinitionError> {
+        let mut names = BTreeSet::new();
+        let mut there = self.0.iter().filter(|place| place.is_dir()).peekable();
+        // That there is none of them is told of the first.
+        let none = there.peek().is_none().then_some(&self.0[0]);
+        for place in there.chain(none) {
+            let read = |source| DefinitionError::Read { path: place.clone(), source };
+            for entry in fs::read_dir(place).map_err(read)? {
+                let entry = entry.map_err(read)?;
+                let (name, path) = (entry.file_name(), entry.path().join(FILE));
+                if name == "host" || !path.exists() {
+                    continue;
+                }
+                let name = ImageName::parse(&name.to_string_lossy());
+                names.insert(name.map_err(|refusal| DefinitionError::Refused { path, reason: refusal.to_string() })?);
+            }
+        }
+        names.iter().map(|name| self.read(name)).collect()
+    }
+
+    fn read_in_family(&self, name: &ImageName, depth: usize) -> Result<Definition, DefinitionError> {
+        let mut directories = self.0.iter().map(|place| place.join(name.as_str()));
+        let Some(directory) = directories.find(|directory| directory.join(FILE).exists()) else {
+            let paths = self.0.iter().map(|place| place.join(name.as_str()).join(FILE).display().to_string());
+            return Err(DefinitionError::Missing(paths.collect::<Vec<_>>().join(" or ")));
+        };
         let path = directory.join(FILE);
-        let text = fs::read_to_string(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => DefinitionError::Missing { path: path.clone() },
-            _ => DefinitionError::Read { path: path.clone(), source },
-        })?;
+        let text = fs::read_to_string(&path).map_err(|source| DefinitionError::Read { path: path.clone(), source })?;
         let written: Written = toml::from_str(&text)
             .map_err(|source| DefinitionError::Toml { path: path.clone(), source: Box::new(source) })?;
         let refused = |reason| DefinitionError::Refused { path: path.clone(), reason };
-        if directory.file_name().is_some_and(|directory| directory != written.name.as_str()) {
+        if written.name != *name {
             return Err(refused(format!("the image {} is in a directory of another name", written.name)));
         }
         let parent = match &written.extends {
             Some(_) if depth == FAMILY => {
                 return Err(refused(format!("more than {FAMILY} definitions extend each other: is it a circle?")));
             }
-            Some(name) => Some(Self::read_in_family(&directory.with_file_name(name.as_str()), depth + 1)?),
+            Some(name) => Some(self.read_in_family(name, depth + 1)?),
             None => None,
         };
-        let copied = copy::find(directory, &written.copy).map_err(refused)?;
-        let definition = written.complete(directory, copied, parent).map_err(refused)?;
+        let copied = copy::find(&directory, &written.copy).map_err(refused)?;
+        let definition = written.complete(&directory, copied, parent).map_err(refused)?;
         match definition.mistake() {
             Some(reason) => Err(refused(reason)),
             None => Ok(definition),
         }
     }
+}
 
-    /// Every definition below `directory`, by name; the embedded `host` is none.
-    ///
-    /// # Errors
-    /// [`Definition::read`]'s, and when the directory cannot be read.
-    pub fn all(directory: &Path) -> Result<Vec<Self>, DefinitionError> {
-        let read = |source| DefinitionError::Read { path: directory.to_owned(), source };
-        let mut paths: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(directory).map_err(read)? {
-            let path = entry.map_err(read)?.path();
-            if path.join(FILE).exists() && path.file_name().is_some_and(|name| name != "host") {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        paths.iter().map(|path| Self::read(path)).collect()
-    }
-
+impl Definition {
     /// What the parts for themselves cannot show.
     fn mistake(&self) -> Option<String> {
         if self.name.as_str() == "host" {
@@ -207,6 +237,11 @@ impl Definition {
         }
         let code = self.tests.iter().find(|test| test.code.is_some() && self.language.is_none());
         code.map(|test| format!("test {:?} has code, but there is no [language] to run it", test.name))
+    }
+
+    /// Whether it came with Faber's package.
+    pub fn is_packaged(&self) -> bool {
+        self.directory.starts_with(PACKAGED)
     }
 
     /// Over everything that decides what is built. Tests do not.
@@ -399,7 +434,8 @@ mod tests {
         let image = dir.path().join("x");
         fs::create_dir(&image).unwrap();
         fs::write(image.join(FILE), text).unwrap();
-        let error = crate::chain::chain(&Definition::read(&image).unwrap_err());
+        let read = Definitions::of(dir.path()).read(&ImageName::parse("x").unwrap());
+        let error = crate::chain::chain(&read.unwrap_err());
         assert!(error.contains(expected), "{error}");
     }
 
@@ -440,9 +476,29 @@ mod tests {
 
     #[test]
     fn every_definition_here_can_be_read() {
-        let definitions = Definition::all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("images")).unwrap();
-        for definition in definitions {
+        let definitions = Definitions::of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("images"));
+        for definition in definitions.all().unwrap() {
             assert!(definition.tests.len() >= 2, "{} is not proven", definition.name);
         }
+    }
+
+    #[test]
+    fn the_first_place_counts_and_may_extend_what_another_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let define = |place: &str, name: &str, rest: &str| {
+            fs::create_dir_all(dir.path().join(place).join(name)).unwrap();
+            let text = format!("name = '{name}'\ndescription = '{place}'\n{rest}");
+            fs::write(dir.path().join(place).join(name).join(FILE), text).unwrap();
+        };
+        define("own", "a", "extends = 'b'");
+        define("packaged", "a", "");
+        define("packaged", "b", "packages = ['lua5.4']");
+        let definitions = Definitions(["own", "packaged", "absent"].map(|place| dir.path().join(place)).into());
+        let all = definitions.all().unwrap();
+        let told: Vec<_> = all.iter().map(|one| (one.name.as_str(), one.description.as_str())).collect();
+        assert_eq!(told, [("a", "own"), ("b", "packaged")]);
+        assert_eq!((all[0].packages.len(), all[0].directory.clone()), (1, dir.path().join("own/a")));
+        let missing = definitions.read(&ImageName::parse("c").unwrap()).unwrap_err().to_string();
+        assert!(missing.contains("own/c/image.toml or ") && missing.contains("packaged/c/image.toml"), "{missing}");
     }
 }

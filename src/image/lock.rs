@@ -1,4 +1,4 @@
-//! What an image was made of, exactly: images/NAME/image.lock. A build that finds one takes the versions in it.
+//! What an image was made of, exactly: image.lock, beside the definition or in the store. A build that finds one takes the versions in it.
 //!
 //! Each package is pinned by version and content, not by where it came from: no host name stands in a lock.
 
@@ -84,13 +84,14 @@ impl Lock {
         Ok(Some(lock))
     }
 
-    /// Writes it to `directory`, whole or not at all.
+    /// Writes it to `directory`, which it makes if need be, whole or not at all.
     ///
     /// # Errors
-    /// When the directory cannot be written to.
+    /// When the directory cannot be made or written to.
     pub fn write(&self, directory: &Path) -> Result<(), LockError> {
         let path = directory.join(FILE);
         let at = |source| LockError::Io { step: "write", path: path.clone(), source };
+        fs::create_dir_all(directory).map_err(at)?;
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(at)?;
         file.write_all(self.text()?.as_bytes()).map_err(at)?;
         fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(at)?;

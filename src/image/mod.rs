@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 pub use build::{BuildError, Built, Choice, build};
 pub use catalog::Catalog;
 pub use copy::CopiedFile;
-pub use definition::{Definition, DefinitionError, Test};
+pub use definition::{Definition, DefinitionError, Definitions, Test};
 pub use lock::{Lock, LockError, Locked, architecture, departure};
 pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, export, import};
 pub use order::{Additions, EPOCH, Event, Order, Start};

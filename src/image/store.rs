@@ -6,6 +6,7 @@
 //! <data dir>/trees/<digest>/image.json                       what is told of it
 //! <data dir>/trees/<digest>/image.lock                       what it was made of
 //! <data dir>/files/xx/…                                      each file once, by content and attributes
+//! <data dir>/locks/NAME/image.lock                           the lock of a definition that came with Faber's package
 //! <data dir>/staging/…                                       what is being made; of no value
 //! ```
 //! A tree never changes once it has its name: a new build is a new tree. Who uses one holds a shared flock(2) on its
@@ -82,6 +83,11 @@ impl Store {
 
     fn trees(&self) -> PathBuf {
         self.dir.join("trees")
+    }
+
+    /// The directory for the lock of an image whose definition has no place for it.
+    pub fn locks(&self, name: &ImageName) -> PathBuf {
+        self.dir.join("locks").join(name.as_str())
     }
 
     /// A directory on the way to the images that not everybody may pass, if there is one.

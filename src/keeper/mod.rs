@@ -1,15 +1,18 @@
 //! The keeper: what `faber serve` starts as. Privileged, single-threaded, and it reads nothing from the network.
 //!
 //! It binds the port, starts the front and the runners, restarts what dies and sweeps what it left, and ends everything
-//! when told. It talks only downwards: a runner's socket goes to the front, and the keeper keeps no end of it.
+//! when told. It talks only downwards: a runner's socket goes to the front, and the keeper keeps no end of it. The one
+//! thing it hears is a single byte of each front's, that tasks can be taken: all that follows is what the service manager
+//! shows, and a front that says so without reason could as well answer nobody.
 //!
 //! ```text
 //! keeper ──(wire)──> front <══(runner::wire)══> runner, runner, …
-//!    └── waits for SIGCHLD, SIGTERM, SIGINT and the next restart; nothing else
+//!    └── waits for SIGCHLD, SIGTERM, SIGINT, the next restart, a new front's byte, the manager's watchdog; nothing else
 //! ```
 
 mod child;
 mod instance;
+mod manager;
 pub mod wire;
 
 use std::io;
@@ -28,6 +31,7 @@ use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, UidRange};
 use child::Child;
 pub use instance::{Instance, InstanceError, run_dir};
+use manager::Manager;
 use wire::Message;
 
 /// A runner that lived shorter than this when it ended has its restart delayed.
@@ -71,6 +75,7 @@ struct Keeper {
     front: Option<Front>,
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
+    manager: Manager,
     /// A signal that says stop came while something else was waited for.
     stopping: bool,
 }
@@ -78,6 +83,8 @@ struct Keeper {
 struct Front {
     child: Child,
     socket: UnixStream,
+    /// It has said what it has to say: its socket is not looked at any more.
+    heard: bool,
 }
 
 /// One slot's runner, dead or alive.
@@ -93,6 +100,8 @@ struct SlotKeeper {
 enum Woken {
     ChildEnded,
     Stop,
+    /// The front said that tasks can be taken, or closed its socket.
+    Front,
     Timeout,
 }
 
@@ -107,8 +116,17 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
     let slots = (0..plan.slots)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, delay: Duration::ZERO, due: now })
         .collect();
-    let mut keeper =
-        Keeper { plan, listener: Some(listener), instance, front_ids, front: None, slots, signals, stopping: false };
+    let mut keeper = Keeper {
+        plan,
+        listener: Some(listener),
+        instance,
+        front_ids,
+        front: None,
+        slots,
+        signals,
+        manager: Manager::new(),
+        stopping: false,
+    };
     let served = keeper.keep();
     keeper.stop();
     served
@@ -123,7 +141,19 @@ impl Keeper {
                 Woken::Stop => return Ok(()),
                 Woken::Timeout => {}
                 Woken::ChildEnded => self.reap()?,
+                Woken::Front => self.hear_front()?,
             }
+        }
+        Ok(())
+    }
+
+    /// Takes a front's word, once.
+    fn hear_front(&mut self) -> Result<()> {
+        let Some(front) = &mut self.front else { return Ok(()) };
+        front.heard = true;
+        if wire::is_ready(&front.socket).map_err(at("hear from the front"))? {
+            tracing::info!("ready: a container waits for a task");
+            self.manager.ready("Serving");
         }
         Ok(())
     }
@@ -139,7 +169,7 @@ impl Keeper {
         };
         let sent = wire::send(&socket, &message, Some(listener.as_fd()));
         tracing::debug!(pid = child.id(), "the front is started");
-        self.front = Some(Front { child, socket });
+        self.front = Some(Front { child, socket, heard: false });
         // A front that is gone already is seen by its end.
         sent.or_else(gone).map_err(at("tell the front"))
     }
@@ -190,6 +220,7 @@ impl Keeper {
         }
         let Some(status) = self.front.as_mut().and_then(|front| front.child.ended()) else { return Ok(()) };
         tracing::error!(%status, "the front ended; everything is restarted");
+        self.manager.status("The HTTP process ended; everything is restarted");
         self.front = None;
         // Their sockets are closed now, so the runners end by themselves.
         self.end_runners();
@@ -203,6 +234,7 @@ impl Keeper {
     /// Drains the front, then lets the runners end. A second signal means: at once.
     fn stop(&mut self) {
         self.listener = None;
+        self.manager.stopping("Draining: running tasks may finish", self.plan.shutdown_grace + 2 * PATIENCE);
         if let Some(mut front) = self.front.take() {
             tracing::info!(grace = ?self.plan.shutdown_grace, "draining: running tasks may finish");
             let _ = wire::send(&front.socket, &Message::Drain, None);
@@ -256,15 +288,23 @@ impl Keeper {
         self.slots.iter().filter(|slot| slot.runner.is_none()).map(|slot| slot.due).min()
     }
 
-    fn wait(&self, until: Option<Instant>) -> Result<Woken> {
+    /// Waits for what comes first, and tells the manager in time that the keeper lives.
+    fn wait(&mut self, until: Option<Instant>) -> Result<Woken> {
+        let until = [until, self.manager.alive()].into_iter().flatten().min();
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout
             .map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
-        let mut fds = [PollFd::new(&self.signals, PollFlags::IN)];
+        let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        fds.extend(
+            self.front.iter().filter(|front| !front.heard).map(|front| PollFd::new(&front.socket, PollFlags::IN)),
+        );
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Woken::Timeout),
             other => other.map_err(at("wait for a signal"))?,
         };
+        if fds[0].revents().is_empty() {
+            return Ok(Woken::Front);
+        }
         let signal = self.signals.read_signal().map_err(at("read a signal"))?;
         Ok(match signal.map(|signal| signal.ssi_signo as i32) {
             Some(libc::SIGCHLD) => Woken::ChildEnded,

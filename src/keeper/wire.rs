@@ -1,11 +1,13 @@
-//! What the keeper tells the front, over a stream socket; descriptors travel with the message they belong to.
+//! What keeper and front tell each other, over a stream socket; descriptors travel with the message they belong to.
 //!
 //! ```text
 //! keeper: Start + [listening socket]
 //! keeper: Runner + [socket]        for each runner, and again for each that takes a dead one's place
 //! keeper: Drain                    finish, then end
+//!
+//! front:  one byte, once           it serves, and a container waits for a task
 //! ```
-//! The front says nothing. A closed socket means that the other is gone.
+//! The front is not trusted with more: of what it says nothing but that byte is read. A closed socket means that the other is gone.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -83,6 +85,28 @@ pub fn receive(socket: &mut UnixStream) -> io::Result<Option<(Message, Option<Ow
     Ok(Some((frame::decode(&bytes)?, fd)))
 }
 
+/// Says that tasks can be taken.
+///
+/// # Errors
+/// send(2)'s.
+pub fn say_ready(socket: &UnixStream) -> io::Result<()> {
+    rustix::net::send(socket, &[1], SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Whether the other side has said so, once there is something to read; if not, it is gone.
+///
+/// # Errors
+/// recv(2)'s.
+pub fn is_ready(socket: &UnixStream) -> io::Result<bool> {
+    match rustix::net::recv(socket, &mut [0; 1], RecvFlags::DONTWAIT) {
+        Ok((_, said)) => Ok(said > 0),
+        // It ended without reading all that it was told.
+        Err(rustix::io::Errno::CONNRESET) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,5 +124,18 @@ mod tests {
         assert!(matches!(receive(&mut there), Ok(Some((Message::Runner { slot }, Some(_)))) if slot == "s1"));
         assert!(matches!(receive(&mut there), Ok(Some((Message::Drain, None)))));
         assert!(receive(&mut there).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_front_that_is_gone_is_not_ready() {
+        let (here, there) = UnixStream::pair().unwrap();
+        say_ready(&there).unwrap();
+        assert!(is_ready(&here).unwrap());
+        drop(there);
+        assert!(!is_ready(&here).unwrap());
+        let (here, there) = UnixStream::pair().unwrap();
+        send(&here, &Message::Drain, None).unwrap();
+        drop(there);
+        assert!(!is_ready(&here).unwrap());
     }
 }

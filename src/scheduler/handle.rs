@@ -37,7 +37,9 @@ impl Scheduler {
         let mut cancelled = self.cancelled.subscribe();
         loop {
             match notices.next().await? {
-                Some(Notice::Ready) => {}
+                Some(Notice::Ready) => {
+                    self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+                }
                 other => return self.ended(other, name),
             }
             let (job, place) = tokio::select! {

@@ -45,6 +45,8 @@ pub struct Scheduler {
     changed: Notify,
     /// True once everything is to end.
     cancelled: watch::Sender<bool>,
+    /// True once a container has waited for a task.
+    ready: watch::Sender<bool>,
 }
 
 #[derive(Default)]
@@ -111,6 +113,7 @@ impl Scheduler {
             state: Mutex::default(),
             changed: Notify::new(),
             cancelled: watch::Sender::new(false),
+            ready: watch::Sender::new(false),
         })
     }
 
@@ -127,6 +130,11 @@ impl Scheduler {
         drop(state);
         self.changed.notify_waiters();
         Ok(pending)
+    }
+
+    /// Waits until a runner holds a container for the first time.
+    pub async fn ready(&self) {
+        let _ = self.ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// Ends every task: a running one is answered as cancelled, a waiting one as not executed. No task is taken any more.

@@ -40,6 +40,7 @@ fn dependencies_point_one_way() {
     only("crate::keeper", &["cli", "keeper"]);
     only("tokio::", &["api", "cli", "scheduler", "image/oci/registry.rs"]);
     only("oci_client::", &["image/oci"]);
+    only("sd_notify::", &["keeper/manager.rs"]);
     only("anyhow", &["cli"]);
     only("unsafe {", &["sandbox"]);
 }

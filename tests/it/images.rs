@@ -411,3 +411,26 @@ fn a_build_that_is_interrupted_or_killed_leaves_nothing() {
     assert!(images.faber(&["build", "--force", "box"]).status.success());
     assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
 }
+
+/// As after the package's installation, in a mount namespace of its own: /usr/share and /etc/faber are this test's.
+#[test]
+fn definitions_of_the_package_keep_their_locks_in_the_store() {
+    let images = Images::new();
+    let share = "mount -t tmpfs tmpfs /usr/share; test ! -d /etc/faber || mount -t tmpfs tmpfs /etc/faber; mkdir -p /usr/share/faber/images/bare; cd /usr/share/faber/images/bare";
+    let define = "echo text > file; printf '%s' \"$1\" > image.toml; cd /";
+    let build = "\"$2\" image build bare; \"$2\" image build --all; ls /usr/share/faber/images/bare; find \"$FABER_DATA_DIR/locks\" -type f";
+    let definition =
+        "name = \"bare\"\ndescription = \"Nothing\"\nbase = \"scratch\"\ncopy = [{ from = \"file\", to = \"/file\" }]";
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-euc", &format!("{share}; {define}; {build}"), "bash"])
+        .args([definition, FABER])
+        .env("FABER_DATA_DIR", images.data_dir())
+        .output()
+        .unwrap();
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("bare: built") && lines[1].starts_with("bare: unchanged"), "{said}");
+    let lock = images.data_dir().join("locks/bare/image.lock");
+    assert_eq!(lines[2..], ["file", "image.toml", lock.to_str().unwrap()]);
+}

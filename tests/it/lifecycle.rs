@@ -3,13 +3,17 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use crate::support::oci::Trial;
 use crate::support::{FABER, Family, Server, assert_nothing_left, eventually, groups_of, running, settles};
 
 /// A client that asks and does not wait for the answer.
@@ -261,6 +265,114 @@ fn a_second_signal_ends_a_stop_at_once() {
     assert_eq!(answer(client), "", "the task was not waited for");
     assert!(running(&["sleep", "61.9"]).is_empty());
     assert_eq!(groups_of(server.instance()), Vec::<PathBuf>::new());
+}
+
+/// A service manager, as far as it listens: sd_notify(3).
+struct Manager {
+    heard: mpsc::Receiver<String>,
+    trial: Trial,
+}
+
+impl Manager {
+    fn new() -> Self {
+        let trial = Trial::new();
+        let socket = UnixDatagram::bind(trial.path("notify")).unwrap();
+        let (hears, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 1024];
+            while let Ok(length) = socket.recv(&mut bytes) {
+                let _ = hears.send(String::from_utf8(bytes[..length].to_vec()).unwrap());
+            }
+        });
+        Self { heard, trial }
+    }
+
+    fn server(&self, env: &[(&str, &str)]) -> Server {
+        let (notify, data) = (self.trial.path("notify"), self.trial.path("data"));
+        let own = [("NOTIFY_SOCKET", notify.to_str().unwrap()), ("FABER_DATA_DIR", data.to_str().unwrap())];
+        Server::start(&["--open-mode"], &[&own, env].concat())
+    }
+
+    /// What is said next.
+    #[track_caller]
+    fn hear(&self) -> String {
+        self.heard.recv_timeout(Duration::from_secs(60)).unwrap()
+    }
+
+    #[track_caller]
+    fn has_heard_nothing(&self) {
+        assert_eq!(self.heard.try_recv(), Err(mpsc::TryRecvError::Empty));
+    }
+}
+
+#[test]
+fn the_service_manager_hears_when_tasks_can_be_taken_and_when_they_no_longer_can() {
+    let manager = Manager::new();
+    let definition = manager.trial.path("images/bare");
+    fs::create_dir_all(&definition).unwrap();
+    fs::write(definition.join("image.toml"), "name = 'bare'\ndescription = ''\nbase = 'scratch'").unwrap();
+    assert!(manager.trial.faber(&["image", "build", "bare"]).status.success());
+    let tree = fs::canonicalize(manager.trial.path("data/images/bare")).unwrap();
+    // An image without its files: everything is started, no container can be made.
+    fs::rename(tree.join("rootfs"), tree.join("away")).unwrap();
+    let env = [("FABER_EXECUTION__DEFAULT_IMAGE", "bare"), ("FABER_EXECUTION__CONCURRENCY", "1")];
+    let mut server = manager.server(&env);
+    assert_eq!(server.get("/health").status, 200);
+    eventually("runners fail", || server.log().matches("the runner cannot make containers").count() >= 3);
+    manager.has_heard_nothing();
+    fs::rename(tree.join("away"), tree.join("rootfs")).unwrap();
+    assert_eq!(manager.hear(), "READY=1\nSTATUS=Serving\n");
+    assert_eq!(server.run(json!({ "command": "echo", "args": ["x"], "image": "host" }))["stdout"], "x\n");
+
+    for pid in [server.processes("front"), server.processes("runner")].concat() {
+        assert_eq!(fs::read_to_string(format!("/proc/{pid}/environ")).unwrap(), "", "nothing to speak to it with");
+    }
+    signal(server.processes("front")[0], Signal::SIGKILL);
+    assert_eq!(manager.hear(), "STATUS=The HTTP process ended; everything is restarted\n");
+    assert_eq!(manager.hear(), "READY=1\nSTATUS=Serving\n");
+    // No watchdog was asked for, so nothing was said of that kind; stopping may take the grace, and what follows on it.
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    let stopping = "STOPPING=1\nSTATUS=Draining: running tasks may finish\nEXTEND_TIMEOUT_USEC=30000000\n";
+    assert_eq!(manager.hear(), stopping);
+    manager.has_heard_nothing();
+}
+
+#[test]
+fn a_watchdog_hears_of_the_keeper_in_time_until_the_end() {
+    let manager = Manager::new();
+    let started = std::time::Instant::now();
+    let mut server = manager.server(&[("WATCHDOG_USEC", "400000")]);
+    let five_times = || {
+        let heard = std::iter::repeat_with(|| manager.hear());
+        assert_eq!(heard.filter(|heard| heard == "WATCHDOG=1\n").take(5).count(), 5);
+    };
+    five_times();
+    // The first is said at once, then one each half of the time.
+    assert!(started.elapsed() >= Duration::from_millis(4 * 200), "no more often than needed");
+    let client = ask(&server, json!([sleep("3.5")]));
+    eventually("the task runs", || running(&["sleep", "3.5"]).len() == 1);
+    signal(server.pid(), Signal::SIGTERM);
+    while !manager.hear().starts_with("STOPPING=1\n") {}
+    five_times();
+    assert!(answer(client).contains("\"Success\""));
+    assert_eq!(server.wait(), Some(0), "{}", server.log());
+}
+
+#[test]
+fn a_service_manager_that_does_not_listen_stops_nothing() {
+    let manager = Manager::new();
+    let notify = manager.trial.path("notify");
+    fs::remove_file(&notify).unwrap();
+    let _deaf = UnixDatagram::bind(&notify).unwrap();
+    // Its queue is full soon.
+    let mut server = manager.server(&[("WATCHDOG_USEC", "20000")]);
+    eventually("it is full", || server.log().contains("the service manager cannot be told"));
+    assert_eq!(server.shell("echo serving"), "serving");
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    fs::remove_file(manager.trial.path("notify")).unwrap();
+    let server = manager.server(&[]);
+    eventually("it is tried", || server.log().contains("the service manager cannot be told"));
+    assert_eq!(server.shell("echo serving"), "serving");
 }
 
 #[test]
