@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::chain::chain;
-use crate::sandbox::cgroup::Tree;
+use crate::sandbox::cgroup::{CgroupError, Tree};
 use crate::sandbox::probe_namespaces;
+use crate::sandbox::rootless;
 
 /// ID-mapped mounts (mount_setattr(2)); openat2, pidfds and close_range are older.
 const KERNEL: (u32, u32) = (5, 12);
@@ -60,7 +61,7 @@ impl Need {
         Self { name: name.into(), state: State::Missing, found: found.into(), fix: Some(fix.into()) }
     }
 
-    fn warning(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    pub fn warning(name: impl Into<String>, found: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { state: State::Warning, ..Self::missing(name, found, fix) }
     }
 }
@@ -70,9 +71,7 @@ pub fn check() -> Vec<Need> {
     let mut needs = vec![kernel(), architecture()];
     needs.push(capabilities());
     needs.push(namespaces());
-    needs.push(procfs());
-    needs.extend(cgroups());
-    needs.extend([seccomp(), overlay(), run_dir()]);
+    needs.extend([procfs(), cgroups(), seccomp(), overlay(), run_dir()]);
     let host = "tasks in the host image see what /usr has";
     needs.extend([program("python3", host), program("bash", host)]);
     let build = "`faber image build` needs it";
@@ -119,7 +118,13 @@ fn capabilities() -> Need {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let lacking = lacking(effective(&status).unwrap_or(0));
     if lacking.is_empty() {
-        return Need::ok(name, "root, with every capability needed");
+        return Need::ok(
+            name,
+            match rootless::run_dir() {
+                None => "root, with every capability needed",
+                Some(_) => "an ordinary user's, root of a user namespace of its own",
+            },
+        );
     }
     Need::missing(
         name,
@@ -174,31 +179,40 @@ fn covered(mountinfo: &str) -> Vec<&str> {
     points.filter(|point| point.starts_with("/proc/") && !meant.contains(point)).collect()
 }
 
-fn cgroups() -> Vec<Need> {
+fn cgroups() -> Need {
     let name = "cgroups";
-    let tree = match Tree::detect() {
+    let tree = match Tree::detect().and_then(|tree| tree.check().map(|()| tree)) {
         Ok(tree) => tree,
-        Err(error) => {
-            let fix = "mount cgroup v2 at /sys/fs/cgroup with the memory and pids controllers (systemd does)";
-            return vec![Need::missing(name, error.to_string(), fix)];
-        }
+        Err(error) => return Need::missing(name, chain(&error), cgroup_fix(&error)),
     };
-    if let Err(error) = tree.check_writable() {
-        let fix = "run it as root; in a container, start that with --privileged, or with its cgroups to be written to";
-        return vec![Need::missing(name, chain(&error), fix)];
+    match tree.service_without_delegation() {
+        None => Need::ok(name, format!("{} with memory, pids and cpu accounting", tree.version())),
+        Some(service) => Need::warning(
+            name,
+            format!(
+                "{}, but {service} has no group of its own to divide: Faber's are beside all others",
+                tree.version()
+            ),
+            format!("put Delegate=yes under [Service] (systemctl edit {service}), so that systemd leaves them alone"),
+        ),
     }
-    let found = Need::ok(name, format!("{} with memory, pids and cpu accounting", tree.version()));
-    let lacking = tree.lacking_counters();
-    let counters = if lacking.is_empty() {
-        Need::ok("cgroup counters", "all there")
-    } else {
-        Need::warning(
-            "cgroup counters",
-            format!("no {}", lacking.join(", ")),
-            "nothing to do: Faber uses the next best; a newer kernel has them",
-        )
-    };
-    vec![found, counters]
+}
+
+fn cgroup_fix(error: &CgroupError) -> &'static str {
+    match error {
+        CgroupError::Occupied { .. } => {
+            "start Faber as the first and only process of its container (without --init) or unit; or give the unit \
+             DelegateSubgroup=keeper"
+        }
+        CgroupError::ReadOnly { .. } if rootless::run_dir().is_none() => {
+            "the container that this is in was started without it: start that with --privileged"
+        }
+        CgroupError::NotDelegated { .. } | CgroupError::ReadOnly { .. } => {
+            "have the group delegated: in a systemd unit Delegate=yes; for a user \
+             `systemd-run --user --scope -p Delegate=yes faber ...`"
+        }
+        _ => "mount cgroup v2 at /sys/fs/cgroup with the memory and pids controllers (systemd does)",
+    }
 }
 
 fn seccomp() -> Need {
@@ -223,6 +237,9 @@ fn has_filesystem(filesystems: &str, name: &str) -> bool {
 
 fn run_dir() -> Need {
     use rustix::fs::{Access, access};
+    if let Some(dir) = rootless::run_dir() {
+        return Need::ok("runtime directory", dir.display().to_string());
+    }
     match access("/run", Access::WRITE_OK) {
         Ok(()) => Need::ok("/run", "writable"),
         Err(errno) => Need::missing("/run", format!("not writable: {errno}"), "mount a tmpfs on /run"),

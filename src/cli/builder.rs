@@ -45,9 +45,9 @@ fn order() -> anyhow::Result<Order> {
 
 fn claim(order: &Order) -> anyhow::Result<(nix::sys::signalfd::SignalFd, Instance, Slot)> {
     let signals = take_stop_signals()?;
-    let instance = Instance::found()?;
+    let instance = Instance::found(None)?;
     let dir = instance.slot_dir("b0");
     let store = Store::new(&order.root);
-    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new())?;
+    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), None)?;
     Ok((signals, instance, slot))
 }

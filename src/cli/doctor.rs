@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::run::Trial;
+use crate::config::{Config, Loaded};
 use crate::needs::{self, Need, State};
+use crate::sandbox::cgroup::Lack;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Exit status: 0 when everything that is needed is there, 1 when something is missing.")]
@@ -15,25 +18,46 @@ pub struct DoctorArgs {
 }
 
 pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
-    let mut needs = needs::check();
+    let mut config = Loaded::read(None, Vec::new())?.config;
+    let mut needs = match super::become_root(&mut config) {
+        Ok(()) => needs::check(),
+        Err(error) => vec![Need::missing("privileges", format!("{error:#}"), "or run it as root, with sudo")],
+    };
     if !is_missing(&needs) {
-        needs.push(container());
+        needs.extend(container(&config));
     }
     let text = if args.json { serde_json::to_string_pretty(&needs)? } else { table(&needs) };
     super::print(&text)?;
     Ok(if is_missing(&needs) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The proof of it all: a task that runs.
-fn container() -> Need {
+/// The proof of it all: a task that runs; and what is only seen in its groups.
+fn container(config: &Config) -> Vec<Need> {
     let name = "a container";
-    match super::run::trial() {
-        Ok(None) => Need::ok(name, "ran, and was removed"),
-        Ok(Some(error)) => Need::missing(name, format!("did not run: {error}"), "this is a defect: please report it"),
+    let need = match super::run::trial(config) {
+        Ok(Trial { complaint: None, lacking }) => {
+            return vec![counters(&lacking), Need::ok(name, "ran, and was removed")];
+        }
+        Ok(Trial { complaint: Some(error), .. }) => {
+            Need::missing(name, format!("did not run: {error}"), "this is a defect: please report it")
+        }
         Err(error) => Need::missing(
             name,
             format!("did not run: {error:#}"),
             "look for what the first words of this name; if all above is ok, please report it",
+        ),
+    };
+    vec![need]
+}
+
+fn counters(lacking: &[Lack]) -> Need {
+    let list = |of: fn(&Lack) -> &'static str, between| lacking.iter().map(of).collect::<Vec<_>>().join(between);
+    match lacking {
+        [] => Need::ok("cgroup counters", "all there"),
+        _ => Need::warning(
+            "cgroup counters",
+            format!("no {}", list(|lack| lack.what, ", no ")),
+            format!("nothing to do: {}", list(|lack| lack.instead, "; ")),
         ),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::log;
-use crate::config::Config;
+use crate::config::{Config, Pressure};
 use crate::image::{Catalog, Store};
 use crate::keeper::wire::{self, Message};
-use crate::scheduler::{Capacity, Scheduler};
+use crate::scheduler::{Capacity, Scheduler, Stall};
 
 /// What remains to be sent when every task has been ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -23,17 +24,17 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub fn run() -> anyhow::Result<ExitCode> {
     crate::keeper::ignore_signals()?;
     let mut keeper = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
-    let (config, listener) = match wire::receive(&mut keeper).context("hear from the keeper")? {
-        Some((Message::Start { config, id }, Some(listener))) => {
+    let (config, memory_pressure, listener) = match wire::receive(&mut keeper).context("hear from the keeper")? {
+        Some((Message::Start { config, id, memory_pressure }, Some(listener))) => {
             // Before anything else: until here there is one thread, and nothing from the network was read.
             give_up_privileges(id).context("give up privileges")?;
-            (serde_json::from_str::<Config>(&config)?, std::net::TcpListener::from(listener))
+            (serde_json::from_str::<Config>(&config)?, memory_pressure, std::net::TcpListener::from(listener))
         }
         _ => anyhow::bail!("the front is started by `faber serve`"),
     };
     log::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(keeper, config, listener))?;
+    runtime.block_on(serve(keeper, config, memory_pressure, listener))?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
@@ -51,15 +52,25 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(keeper: UnixStream, config: Config, listener: std::net::TcpListener) -> anyhow::Result<()> {
+async fn serve(
+    keeper: UnixStream,
+    config: Config,
+    memory_pressure: Option<PathBuf>,
+    listener: std::net::TcpListener,
+) -> anyhow::Result<()> {
     let catalog = Catalog::new(Store::new(&config.data_dir));
     let execution = &config.execution;
-    let scheduler = Scheduler::new(Capacity {
+    let capacity = Capacity {
         concurrency: config.concurrency(),
         memory: config.memory_budget(),
         queue_length: execution.queue_length as usize,
         queue_timeout: execution.queue_timeout.0,
-    });
+    };
+    let stall = match (execution.memory_pressure, memory_pressure) {
+        (Pressure::Percent(most), Some(file)) => Some(Stall { file, most }),
+        _ => None,
+    };
+    let scheduler = Scheduler::new(capacity, stall);
     let (drain, mut draining) = mpsc::channel(1);
     std::thread::spawn({
         let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());

@@ -19,6 +19,7 @@ use super::store::{StoreArgs, mib};
 use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
+use crate::sandbox::cgroup::Tree;
 use crate::task::{ImageName, TaskResult};
 
 #[derive(Debug, Subcommand)]
@@ -145,6 +146,8 @@ fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(rustix::process::geteuid().is_root(), "images belong to root: run it as root, with sudo");
     let store = Store::new(&args.store.config()?.data_dir);
     let writer = store.write()?;
+    // The builders' groups may not have this process beside them.
+    Tree::detect()?.make_way()?;
     let choice = Choice { force: args.force || args.update, update: args.update };
     // A Ctrl-C ends the builders too, and what they leave half-made is then removed here.
     let stop = Stop::take()?;

@@ -21,6 +21,9 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::Config;
+use crate::sandbox::rootless;
+
 /// Runs untrusted programs for other programs: every task in a fresh container of its own.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
@@ -84,6 +87,14 @@ pub fn main() -> ExitCode {
         eprintln!("faber: {error:#}");
         ExitCode::from(if error.downcast_ref::<run::CannotRun>().is_some() { run::FABER_FAILED } else { 1 })
     })
+}
+
+/// An ordinary user goes on as root of a user namespace, where the images are in another place.
+fn become_root(config: &mut Config) -> anyhow::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        config.data_dir = rootless::enter(&std::path::absolute(&config.data_dir)?)?;
+    }
+    Ok(())
 }
 
 /// Prints what a reader such as `head` may stop reading at any time.

@@ -11,9 +11,10 @@ use clap::Args;
 use nix::sys::signalfd::SignalFd;
 
 use crate::config::{Config, Loaded, Size, Span};
-use crate::image::{Catalog, Store};
+use crate::image::{Catalog, Image, Store};
 use crate::keeper::{Instance, take_stop_signals};
 use crate::needs;
+use crate::sandbox::cgroup::Lack;
 use crate::sandbox::{Ran, Slot};
 use crate::task::{Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
 
@@ -103,17 +104,28 @@ pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn execute(args: RunArgs) -> anyhow::Result<Report> {
-    let config = Loaded::read(args.config.as_deref(), Vec::new())?.config;
+    let mut config = Loaded::read(args.config.as_deref(), Vec::new())?.config;
+    super::become_root(&mut config)?;
     needs::require()?;
     run_here(args.request()?, &config)
 }
 
-/// A task of no content, as `faber doctor` tries it; what it says of itself when it did not succeed.
-pub fn trial() -> anyhow::Result<Option<String>> {
-    let config = Loaded::read(None, Vec::new())?.config;
-    let report = run_here(TaskRequest { command: "true".into(), ..TaskRequest::default() }, &config)?;
-    let result = TaskResult::from(report);
-    Ok((result.exit_code != Some(0)).then(|| result.error.unwrap_or_else(|| format!("{:?}", result.status))))
+/// What `faber doctor` sees of a task of no content.
+pub struct Trial {
+    /// What it says of itself when it did not succeed.
+    pub complaint: Option<String>,
+    /// What its container did without.
+    pub lacking: Vec<Lack>,
+}
+
+/// Tries a task of no content.
+pub fn trial(config: &Config) -> anyhow::Result<Trial> {
+    let mut here = Here::claim(config)?;
+    let lacking = here.slot.create(&Image::host().id())?.lacking();
+    let result = TaskResult::from(here.run(TaskRequest { command: "true".into(), ..TaskRequest::default() })?);
+    let complaint =
+        (result.exit_code != Some(0)).then(|| result.error.unwrap_or_else(|| format!("{:?}", result.status)));
+    Ok(Trial { complaint, lacking })
 }
 
 /// This process becomes the runner of one slot for one task.
@@ -135,9 +147,10 @@ impl<'a> Here<'a> {
     pub fn claim(config: &'a Config) -> anyhow::Result<Self> {
         let store = Store::new(&config.data_dir);
         let signals = take_stop_signals()?;
-        let instance = Instance::found()?;
+        let instance = Instance::found(config.cpus())?;
         let dir = instance.slot_dir("s0");
-        let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "s0", store.clone(), Vec::new())?;
+        let slot =
+            Slot::claim(instance.run_dir(), &dir, instance.name(), "s0", store.clone(), Vec::new(), config.cpus())?;
         Ok(Self { config, catalog: Catalog::new(store), slot, _instance: instance, signals })
     }
 

@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::log;
-use crate::config::{Config, Flag, Loaded};
+use crate::config::{Config, Flag, Loaded, Pressure};
 use crate::image::{Catalog, Store, StoreError};
-use crate::keeper::{self, Instance, Plan, RUN_DIR};
+use crate::keeper::{self, Instance, Plan, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
 use crate::task::ImageName;
@@ -58,13 +58,18 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     config.check_auth()?;
     // Front and runners are elsewhere.
     config.data_dir = std::path::absolute(&config.data_dir)?;
+    super::become_root(&mut config)?;
     needs::require()?;
     log::start(&config.log);
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
-    let open_mode = config.auth.open_mode;
+    let (open_mode, memory_pressure) = (config.auth.open_mode, config.execution.memory_pressure);
     let plan = plan(config)?;
-    let instance = Instance::found()?;
+    let instance = Instance::found(plan.runner.cpus)?;
+    anyhow::ensure!(
+        memory_pressure == Pressure::Off || instance.memory_pressure().is_some(),
+        "execution.memory_pressure takes cgroup v2 and a kernel that tells of stalls (CONFIG_PSI, psi=1)"
+    );
     tracing::info!(instance = instance.name(), slots = plan.slots, "starting");
     announce(address, open_mode)?;
     keeper::serve(instance, listener, plan)?;
@@ -84,13 +89,14 @@ fn plan(config: Config) -> anyhow::Result<Plan> {
         // As many run as may, and as many hold a container for what comes next.
         slots: config.concurrency() * 2,
         runner: Setup {
-            run_dir: RUN_DIR.into(),
+            run_dir: run_dir().into(),
             dir: PathBuf::new(),
             instance: String::new(),
             slot: String::new(),
             data_dir: config.data_dir.clone(),
             default_image,
             max: config.bounds().max,
+            cpus: config.cpus(),
         },
     })
 }

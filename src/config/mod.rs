@@ -13,9 +13,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{ConfigError, Flag, Loaded, Origin};
-pub use values::{Concurrency, Memory, Size, Span};
+pub use values::{Concurrency, Memory, Pressure, Share, Size, Span};
 
-use crate::task::{Bounds, ImageName, Limits, MINIMUM};
+use crate::task::{Bounds, Cpus, ImageName, Limits, MINIMUM};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,6 +81,8 @@ pub struct Execution {
     pub queue_length: u32,
     pub queue_timeout: Span,
     pub memory_budget: Memory,
+    pub memory_pressure: Pressure,
+    pub cpus: Share,
     pub max_tasks: u32,
 }
 
@@ -144,6 +146,14 @@ impl Config {
     /// Bytes: the sum of the running tasks' memory limits.
     pub fn memory_budget(&self) -> u64 {
         self.execution.memory_budget.of(machine_memory())
+    }
+
+    /// What a task may use of the processors at once, when that is limited.
+    pub fn cpus(&self) -> Option<Cpus> {
+        match self.execution.cpus {
+            Share::All => None,
+            Share::Of(cpus) => Some(cpus),
+        }
     }
 
     /// Bytes: what all requests together may hold in the front.

@@ -1,8 +1,10 @@
 //! The kinds of values a configuration has beside numbers and booleans: each with one way in, and written as read.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::task::Cpus;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Bytes, read as container engines do: `64M` and `64MiB` are 64·2²⁰; a bare number is bytes.
@@ -27,6 +29,22 @@ pub enum Concurrency {
     /// The number of processors this process may use.
     Auto,
     Tasks(u16),
+}
+
+/// How many processors' time a task may use at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// What there is.
+    All,
+    Of(Cpus),
+}
+
+/// How much of the time tasks may stall for want of memory before others wait: percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pressure {
+    Off,
+    /// 0 to 100.
+    Percent(u8),
 }
 
 const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
@@ -117,6 +135,50 @@ impl fmt::Display for Concurrency {
     }
 }
 
+impl std::str::FromStr for Share {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        const LEAST: f64 = 0.01;
+        match (text, text.parse::<f64>()) {
+            ("all", _) => Ok(Self::All),
+            // Rounding is to a thousandth, which the least is ten of.
+            (_, Ok(cpus)) if (LEAST..=1024.0).contains(&cpus) => {
+                Ok(Self::Of(Cpus(NonZeroU32::new((cpus * 1000.0).round() as u32).unwrap_or(NonZeroU32::MIN))))
+            }
+            _ => Err("expected \"all\" or a number of processors from 0.01 to 1024, such as \"0.5\"".into()),
+        }
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Of(Cpus(thousandths)) => (f64::from(thousandths.get()) / 1000.0).fmt(f),
+        }
+    }
+}
+
+impl std::str::FromStr for Pressure {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_suffix('%').map(|percent| percent.trim().parse())) {
+            ("off", _) => Ok(Self::Off),
+            (_, Some(Ok(percent @ 0..=100))) => Ok(Self::Percent(percent)),
+            _ => Err("expected \"off\" or a percentage from 0% to 100%".into()),
+        }
+    }
+}
+
+impl fmt::Display for Pressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+        }
+    }
+}
+
 /// These all are strings in a file; a bare number is taken for its digits.
 macro_rules! as_string {
     ($($type:ty),*) => {$(
@@ -134,7 +196,7 @@ macro_rules! as_string {
     )*};
 }
 
-as_string!(Size, Memory, Span, Concurrency);
+as_string!(Size, Memory, Span, Concurrency, Share, Pressure);
 
 struct Text;
 
@@ -147,6 +209,9 @@ impl de::Visitor<'_> for Text {
         Ok(text.to_owned())
     }
     fn visit_i64<E: de::Error>(self, number: i64) -> Result<String, E> {
+        Ok(number.to_string())
+    }
+    fn visit_f64<E: de::Error>(self, number: f64) -> Result<String, E> {
         Ok(number.to_string())
     }
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<String, E> {
@@ -180,5 +245,20 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Concurrency::Auto));
         assert_eq!("8".parse(), Ok(Concurrency::Tasks(8)));
         assert!("0".parse::<Concurrency>().is_err());
+    }
+
+    #[test]
+    fn shares_are_of_processors() {
+        let cpus = |text: &str| text.parse::<Share>().map(|share| share.to_string());
+        assert_eq!(cpus("all").unwrap(), "all");
+        assert_eq!((cpus("0.5").unwrap(), cpus("2").unwrap()), ("0.5".into(), "2".into()));
+        assert!(["0", "-1", "0.001", "NaN", "inf", "many"].iter().all(|text| cpus(text).is_err()));
+    }
+
+    #[test]
+    fn pressure_is_off_or_a_percentage() {
+        assert_eq!("off".parse(), Ok(Pressure::Off));
+        assert_eq!("0%".parse(), Ok(Pressure::Percent(0)));
+        assert!("101%".parse::<Pressure>().is_err() && "40".parse::<Pressure>().is_err());
     }
 }

@@ -7,18 +7,34 @@ use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::chain::chain;
 use crate::sandbox::cgroup::{CgroupError, Tree};
+use crate::sandbox::rootless;
+use crate::task::Cpus;
 
 /// Where the Faber instances of a machine find each other.
-pub const RUN_DIR: &str = "/run/faber";
+const RUN_DIR: &str = "/run/faber";
+
+/// The directory in which the instances of this machine, or of this user, find each other.
+pub fn run_dir() -> &'static Path {
+    rootless::run_dir().unwrap_or(Path::new(RUN_DIR))
+}
+
 const LOCK: &str = "lock";
+/// How long others may take to come or go: each only removes what the dead left.
+const PATIENCE: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_millis(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum InstanceError {
     #[error("{step} {path}")]
     Io { step: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "{path} has been held by another Faber for {waited:?}: `fuser {path}` tells which, and ending that is safe"
+    )]
+    Busy { path: PathBuf, waited: Duration },
     #[error("draw a name for this instance")]
     Name(#[source] io::Error),
     #[error(transparent)]
@@ -40,9 +56,9 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Removes what dead instances left, and founds a new one.
-    pub fn found() -> Result<Self> {
-        let run_dir = Path::new(RUN_DIR);
+    /// Removes what dead instances left, and founds a new one, whose containers may have a share of the processors.
+    pub fn found(cpus: Option<Cpus>) -> Result<Self> {
+        let run_dir = run_dir();
         DirBuilder::new().recursive(true).mode(0o711).create(run_dir).map_err(at("create", run_dir))?;
         let tree = Tree::detect()?;
         // One at a time: a directory whose lock nobody holds yet must not be taken for a dead one's.
@@ -55,8 +71,8 @@ impl Instance {
         let lock = open(&path)?;
         lock.try_lock().map_err(|error| at("lock", &path)(error.into()))?;
         let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock };
-        let prepared = instance.tree.prepare(&instance.name);
-        // An instance that is given up takes this lock itself, to remove what there is of it.
+        let prepared = instance.tree.prepare(&instance.name, cpus);
+        // An instance that is given up takes the lock itself.
         drop(all);
         prepared?;
         Ok(instance)
@@ -68,6 +84,11 @@ impl Instance {
 
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// Where to read how long tasks stall for want of memory.
+    pub fn memory_pressure(&self) -> Option<PathBuf> {
+        self.tree.memory_pressure(&self.name)
     }
 
     /// The directory of one slot; the slot makes it.
@@ -141,8 +162,15 @@ fn is_alive(dir: &Path) -> Result<bool> {
 fn lock_all(run_dir: &Path) -> Result<File> {
     let path = run_dir.join(LOCK);
     let lock = open(&path)?;
-    lock.lock().map_err(at("lock", &path))?;
-    Ok(lock)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => std::thread::sleep(RETRY),
+            Err(TryLockError::WouldBlock) => return Err(InstanceError::Busy { path, waited: PATIENCE }),
+            Err(TryLockError::Error(source)) => return Err(at("lock", &path)(source)),
+        }
+    }
 }
 
 fn open(path: &Path) -> Result<File> {

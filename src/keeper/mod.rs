@@ -27,7 +27,7 @@ use crate::frame;
 use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, UidRange};
 use child::Child;
-pub use instance::{Instance, InstanceError, RUN_DIR};
+pub use instance::{Instance, InstanceError, run_dir};
 use wire::Message;
 
 /// A runner that lived shorter than this when it ended has its restart delayed.
@@ -132,7 +132,11 @@ impl Keeper {
         let Some(listener) = &self.listener else { return Ok(()) };
         let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let child = Child::start("front", theirs).map_err(at("start the front"))?;
-        let message = Message::Start { config: self.plan.config.clone(), id: self.front_ids.base() };
+        let message = Message::Start {
+            config: self.plan.config.clone(),
+            id: self.front_ids.base(),
+            memory_pressure: self.instance.memory_pressure(),
+        };
         let sent = wire::send(&socket, &message, Some(listener.as_fd()));
         tracing::debug!(pid = child.id(), "the front is started");
         self.front = Some(Front { child, socket });

@@ -11,6 +11,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -22,10 +23,11 @@ use crate::frame;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
-    /// The configuration, as JSON, and the uid and gid to become.
+    /// The configuration, as JSON, the uid and gid to become, and where to read the tasks' memory pressure.
     Start {
         config: String,
         id: u32,
+        memory_pressure: Option<PathBuf>,
     },
     Runner {
         slot: String,

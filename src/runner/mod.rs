@@ -76,11 +76,11 @@ enum Event {
 impl Runner {
     fn claim(setup: &Setup, socket: &UnixStream) -> Result<Self, RunnerError> {
         let foreign = vec![socket.as_raw_fd()];
-        let Setup { run_dir, dir, instance, slot, data_dir, default_image, max } = setup;
+        let Setup { run_dir, dir, instance, slot, data_dir, default_image, max, cpus } = setup;
         let store = Store::new(data_dir);
         // As it is now: it may have been built anew since the keeper started.
         let image = Catalog::new(store.clone()).image(default_image)?.id();
-        let slot = Slot::claim(run_dir, dir, instance, slot, store, foreign)?;
+        let slot = Slot::claim(run_dir, dir, instance, slot, store, foreign, *cpus)?;
         Ok(Self { slot, image, max: max.clone() })
     }
 

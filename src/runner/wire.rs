@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{ImageName, Limits, Report, Task};
+use crate::task::{Cpus, ImageName, Limits, Report, Task};
 
 /// What a runner is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Setup {
     pub default_image: ImageName,
     /// No order may ask for more.
     pub max: Limits,
+    /// What each task may use of the processors at once.
+    pub cpus: Option<Cpus>,
 }
 
 /// From the front.

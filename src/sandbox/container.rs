@@ -16,7 +16,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::cgroup::{Cgroup, CgroupError, GroupLimits, Tree};
+use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack};
 use super::init::wire::{Command, Files, Notice, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
@@ -136,6 +136,11 @@ impl Created {
         self.container.image.id()
     }
 
+    /// What this kernel lacks for it.
+    pub fn lacking(&self) -> Vec<Lack> {
+        self.container.group.lacking()
+    }
+
     /// Each of them is readable when the container has come to an end, which a waiting one never does by itself.
     pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
         [self.container.init.handle.as_fd(), self.container.control.as_fd()]
@@ -189,13 +194,13 @@ impl Created {
 
 impl Running {
     fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
-        let cgroup = Tree::path(&slot.instance, name);
+        let cgroup = slot.tree.path(&slot.instance, name);
         let group = slot.tree.group(&slot.instance, name);
         spec::build(&purpose, &cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let (stdout, init_stdout) = pipe(slot.ids_of(image.user))?;
-        let (stderr, init_stderr) = pipe(slot.ids_of(image.user))?;
+        let (stdout, init_stdout) = pipe(slot.ids_of(image.user)?)?;
+        let (stderr, init_stderr) = pipe(slot.ids_of(image.user)?)?;
         let foreign = [&control, &commands].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
         let init = Init {
             control: init_control.as_raw_fd(),
@@ -205,6 +210,7 @@ impl Running {
             purpose,
         };
         let removed = RemoveOnFailure { group: Some(&*group) };
+        group.make(slot.cpus)?;
         let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())
             .with_root_path(slot.state_dir())
             .map_err(|source| ContainerError::Libcontainer { step: "set the state directory", source })?

@@ -15,6 +15,7 @@ mod kernel;
 mod namespaces;
 mod outcome;
 mod rootfs;
+pub mod rootless;
 mod seccomp;
 mod slot;
 mod spec;

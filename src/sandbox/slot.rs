@@ -17,7 +17,7 @@ use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
 use super::spec;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
-use crate::task::{ImageId, ImageName, Limits};
+use crate::task::{Cpus, ImageId, ImageName, Limits};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
@@ -35,6 +35,8 @@ pub enum SlotError {
     Directory { path: PathBuf, source: io::Error },
     #[error("give up the supplementary groups")]
     Groups(#[source] nix::Error),
+    #[error("the image's user or group {0} is beyond the subordinate ids that there are here for each slot")]
+    NoId(u32),
     #[error("take the image {name}")]
     Image { name: ImageName, source: StoreError },
 }
@@ -57,6 +59,8 @@ pub struct Slot {
     made: u64,
     /// What the last task's group was limited to.
     limits: Option<GroupLimits>,
+    /// What each container may use of the processors at once.
+    pub(super) cpus: Option<Cpus>,
 }
 
 /// An image's place in the slot.
@@ -77,6 +81,7 @@ impl Slot {
         name: &str,
         store: Store,
         foreign: Vec<RawFd>,
+        cpus: Option<Cpus>,
     ) -> Result<Self, SlotError> {
         // libcontainer clears no supplementary groups, so there must be none to inherit.
         nix::unistd::setgroups(&[]).map_err(SlotError::Groups)?;
@@ -99,6 +104,7 @@ impl Slot {
             bundles: BTreeMap::new(),
             made: 0,
             limits: None,
+            cpus,
         })
     }
 
@@ -127,8 +133,9 @@ impl Slot {
     }
 
     /// Who a container's user and group are on the machine.
-    pub(super) fn ids_of(&self, User { uid, gid }: User) -> (u32, u32) {
-        (self.ids.base() + uid, self.ids.base() + gid)
+    pub(super) fn ids_of(&self, User { uid, gid }: User) -> Result<(u32, u32), SlotError> {
+        let outside = |id| self.ids.outside(id).ok_or(SlotError::NoId(id));
+        Ok((outside(uid)?, outside(gid)?))
     }
 
     /// Where libcontainer keeps its containers' state.

@@ -5,6 +5,7 @@
 //! large task cannot starve.
 
 mod handle;
+mod stall;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,9 +15,13 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::task::{Report, Task};
+pub use stall::Stall;
 
 /// How long a client is asked to wait when there is no room for its tasks.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When to look again whether tasks still stall.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// What the tasks share.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +39,7 @@ pub struct Capacity {
 /// Shares the runners out among the tasks.
 pub struct Scheduler {
     capacity: Capacity,
+    stall: Option<Stall>,
     state: Mutex<State>,
     /// The queue or what is free has changed.
     changed: Notify,
@@ -97,9 +103,11 @@ impl Drop for Place<'_> {
 }
 
 impl Scheduler {
-    pub fn new(capacity: Capacity) -> Arc<Self> {
+    /// `stall` says when tasks have to wait for others' memory although there is room.
+    pub fn new(capacity: Capacity, stall: Option<Stall>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
+            stall,
             state: Mutex::default(),
             changed: Notify::new(),
             cancelled: watch::Sender::new(false),
@@ -142,15 +150,24 @@ impl Scheduler {
     async fn next(&self) -> (Job, Place<'_>) {
         loop {
             let changed = self.changed.notified();
-            if let Some(taken) = self.take() {
+            let stalled = !self.state().queue.is_empty() && self.stall.as_ref().is_some_and(Stall::is_over);
+            if let Some(taken) = self.take(stalled) {
                 return taken;
             }
-            changed.await;
+            if stalled {
+                let _ = tokio::time::timeout(STALLED, changed).await;
+            } else {
+                changed.await;
+            }
         }
     }
 
-    fn take(&self) -> Option<(Job, Place<'_>)> {
+    /// While tasks stall one may begin only where none runs: so there is always an end to wait for.
+    fn take(&self, stalled: bool) -> Option<(Job, Place<'_>)> {
         let mut state = self.state();
+        if stalled && state.running > 0 {
+            return None;
+        }
         while state.queue.front().is_some_and(|job| job.reply.is_closed()) {
             state.queue.pop_front();
         }

@@ -21,6 +21,10 @@ pub struct Limits {
     pub output: u64,
 }
 
+/// How many processors' time a container may use at once, in thousandths of one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpus(pub std::num::NonZeroU32);
+
 /// What the server allows: defaults for what a task leaves out, and maxima for what it asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {

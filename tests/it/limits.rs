@@ -112,8 +112,8 @@ fn cpu_time_is_that_of_all_processes_together() {
 
 #[test]
 fn cpu_time_just_below_the_limit_is_fine() {
-    let program = "import time\nwhile time.process_time() < 0.3: pass";
-    both(python(program, json!({ "cpu_time_limit": 2 * SECOND })), fine);
+    let program = "import time\nwhile time.process_time() < 0.5: pass";
+    both(python(program, json!({ "cpu_time_limit": 5 * SECOND })), fine);
 }
 
 #[test]

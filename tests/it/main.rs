@@ -1,7 +1,9 @@
 //! The real server, real containers. One binary; a module for each capability.
 
 mod architecture;
+mod cgroup2;
 mod contract;
+
 mod engines;
 mod examples;
 mod hostile;

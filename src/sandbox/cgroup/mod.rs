@@ -1,9 +1,11 @@
 //! Control groups: where limits are put in force and usage is read.
 //!
-//! Faber's groups are `<root>/faber/<instance>/<container>`: every name says who made it, and nothing else is touched.
-//! libcontainer creates a container's group and puts the init into it; limits, usage and removal are ours.
+//! Faber's groups are `<top>/faber/<instance>/<container>`: every name says who made it, and nothing else is touched.
+//! libcontainer puts the init into its container's group; limits, usage and removal are ours.
 //! Sources: cgroups(7), admin-guide/cgroup-v1/*.rst, admin-guide/cgroup-v2.rst.
 
+mod file;
+mod mount;
 mod v1;
 mod v2;
 
@@ -12,13 +14,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::task::Limits;
+use crate::task::{Cpus, Limits};
+use file::{read_number, read_pids};
+use mount::Mount;
 
-/// The top of everything Faber makes below a hierarchy's root.
+/// The name above everything that Faber makes for its containers.
 const TOP: &str = "faber";
 
 /// The init is Faber's: its place in pids.max is on top of the task's.
 const INIT_PROCESSES: u64 = 1;
+
+const PIDS_PEAK: Lack = Lack { what: "pids.peak (Linux 6.1)", instead: "the count of processes is that at the end" };
 
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -34,8 +40,14 @@ pub enum CgroupError {
     Create { path: PathBuf, source: io::Error },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
+    #[error("execution.cpus: a share of the processors takes cgroup v2, and this machine has v1")]
+    NoShares,
     #[error("no {0} controller in any cgroup hierarchy: run `faber doctor`")]
     NoController(&'static str),
+    #[error("the {controller} controller is not handed down to the group {path}")]
+    NotDelegated { controller: &'static str, path: PathBuf },
+    #[error("{processes} processes are in the group {path}, which may hold none if it is to hand controllers down")]
+    Occupied { path: PathBuf, processes: usize },
     #[error("{path} cannot be written to")]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("read /proc/self/mountinfo")]
@@ -59,6 +71,8 @@ impl From<&Limits> for GroupLimits {
 
 /// The group of one container. Times in nanoseconds, sizes in bytes.
 pub trait Cgroup {
+    /// Makes the group, before libcontainer looks for it, with this share of the processors.
+    fn make(&self, cpus: Option<Cpus>) -> Result<()>;
     /// Puts the limits in force, whatever was in force before, and reads them back from the kernel.
     fn apply(&self, limits: &GroupLimits) -> Result<()>;
     /// Lets the peaks begin anew, where the kernel can, so that set-up is not charged to the task.
@@ -73,6 +87,17 @@ pub trait Cgroup {
     fn processes(&self) -> Result<Vec<i32>>;
     /// Removes the group; every process in it has ended or is about to.
     fn remove(&self) -> Result<()>;
+    /// What this kernel does not have for the group, once its peaks were reset.
+    fn lacking(&self) -> Vec<Lack>;
+}
+
+/// A file that a kernel may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lack {
+    /// The file, and what has it.
+    pub what: &'static str,
+    /// The next best.
+    pub instead: &'static str,
 }
 
 /// What a group accounts for since it was made.
@@ -97,13 +122,13 @@ pub enum Tree {
 }
 
 impl Tree {
-    /// Looks at the mounted hierarchies: the unified one when it has a memory controller, else the v1 ones.
+    /// Looks at the mounted hierarchies: the unified one where it is all there is, else the v1 ones.
     pub fn detect() -> Result<Self> {
         let mounts = Mount::list()?;
-        if let Some(root) = v2::Root::find(&mounts) {
-            return Ok(Self::V2(root));
+        match v2::Root::find(&mounts)? {
+            Some(root) => Ok(Self::V2(root)),
+            None => Ok(Self::V1(v1::Hierarchies::find(&mounts)?)),
         }
-        Ok(Self::V1(v1::Hierarchies::find(&mounts)?))
     }
 
     /// Takes out of the calling process' mount namespace, which is its own, the hierarchies without a controller of use here:
@@ -117,11 +142,15 @@ impl Tree {
     }
 
     /// The path of a container's group inside its hierarchy, as the OCI spec's `cgroupsPath` wants it: absolute, unique.
-    pub fn path(instance: &str, container: &str) -> PathBuf {
-        Path::new("/").join(TOP).join(instance).join(container)
+    pub fn path(&self, instance: &str, container: &str) -> PathBuf {
+        let below = Path::new(TOP).join(instance).join(container);
+        match self {
+            Self::V1(_) => Path::new("/").join(below),
+            Self::V2(root) => root.path(&below),
+        }
     }
 
-    /// The group of a container that libcontainer has made at [`Tree::path`].
+    /// The group of a container, at [`Tree::path`].
     pub fn group(&self, instance: &str, container: &str) -> Box<dyn Cgroup> {
         let below = Path::new(TOP).join(instance).join(container);
         match self {
@@ -130,12 +159,24 @@ impl Tree {
         }
     }
 
-    /// Prepares what the containers' groups need above them.
-    pub fn prepare(&self, instance: &str) -> Result<()> {
+    /// Prepares what the containers' groups need above them; `cpus` when they are to have a share of the processors.
+    pub fn prepare(&self, instance: &str, cpus: Option<Cpus>) -> Result<()> {
         let below = Path::new(TOP).join(instance);
+        match (self, cpus) {
+            (Self::V1(_), Some(_)) => Err(CgroupError::NoShares),
+            (Self::V1(hierarchies), None) => hierarchies.prepare(&below),
+            (Self::V2(root), cpus) => root.prepare(&below, cpus.is_some()),
+        }
+    }
+
+    /// The file that tells how long the processes of all of an instance's containers stalled for want of memory
+    /// (accounting/psi.rst), where the kernel has it.
+    pub fn memory_pressure(&self, instance: &str) -> Option<PathBuf> {
         match self {
-            Self::V1(hierarchies) => hierarchies.prepare(&below),
-            Self::V2(root) => root.delegate(&below),
+            Self::V1(_) => None,
+            Self::V2(root) => {
+                Some(root.top().join(TOP).join(instance).join("memory.pressure")).filter(|file| file.exists())
+            }
         }
     }
 
@@ -172,25 +213,37 @@ impl Tree {
     fn roots(&self) -> Vec<&PathBuf> {
         match self {
             Self::V1(hierarchies) => hierarchies.roots().collect(),
-            Self::V2(root) => vec![root.path()],
+            Self::V2(root) => vec![root.top()],
         }
     }
 
-    /// Whether groups can be made: where a container engine mounts the hierarchies read-only, not even root may.
-    pub fn check_writable(&self) -> Result<()> {
+    /// What would keep groups from being made: where a container engine mounts the hierarchies read-only, not even root may;
+    /// and where others are in the group that was delegated, it cannot hand controllers down.
+    pub fn check(&self) -> Result<()> {
         use rustix::fs::{Access, access};
-        self.roots().into_iter().try_for_each(|path| {
+        for path in self.roots() {
             access(path, Access::WRITE_OK)
-                .map_err(|errno| CgroupError::ReadOnly { path: path.clone(), source: errno.into() })
-        })
+                .map_err(|errno| CgroupError::ReadOnly { path: path.clone(), source: errno.into() })?;
+        }
+        match self {
+            Self::V1(_) => Ok(()),
+            Self::V2(root) => root.check_unoccupied(),
+        }
     }
 
-    /// The counters that this kernel lacks and Faber has a next best for. The root group has none of these files, so they
-    /// are looked for in a group of ours, where there is one, or in any other.
-    pub fn lacking_counters(&self) -> Vec<&'static str> {
+    /// Moves this process out of the way of the groups to come, and with it all that it starts from now on.
+    pub fn make_way(&self) -> Result<()> {
         match self {
-            Self::V1(hierarchies) => hierarchies.lacking_counters(),
-            Self::V2(root) => root.lacking_counters(),
+            Self::V1(_) => Ok(()),
+            Self::V2(root) => root.make_way(),
+        }
+    }
+
+    /// The service this process is of, when its group was not delegated to it and groups are made beside everybody's.
+    pub fn service_without_delegation(&self) -> Option<String> {
+        match self {
+            Self::V1(_) => None,
+            Self::V2(root) => root.service_without_delegation(),
         }
     }
 
@@ -200,35 +253,6 @@ impl Tree {
             Self::V2(_) => "v2",
         }
     }
-}
-
-/// One line of /proc/self/mountinfo (proc_pid_mountinfo(5)), as far as it matters here.
-pub struct Mount {
-    pub point: PathBuf,
-    pub fs_type: String,
-    pub super_options: Vec<String>,
-}
-
-impl Mount {
-    pub fn list() -> Result<Vec<Self>> {
-        let text = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
-        Ok(text.lines().filter_map(Self::parse).collect())
-    }
-
-    fn parse(line: &str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let point = left.split(' ').nth(4)?;
-        let mut right = right.split(' ');
-        let fs_type = right.next()?.to_owned();
-        let super_options = right.nth(1)?.split(',').map(str::to_owned).collect();
-        Some(Self { point: PathBuf::from(point), fs_type, super_options })
-    }
-}
-
-/// Which of `files` no group directly below `root` has; none when there is no group to look at.
-fn lacking(root: &Path, files: &[&'static str]) -> Vec<&'static str> {
-    let Some(group) = directories(root).first().map(|name| root.join(name)) else { return Vec::new() };
-    files.iter().copied().filter(|file| !group.join(file).exists()).collect()
 }
 
 fn directories(dir: &Path) -> Vec<String> {
@@ -242,6 +266,10 @@ fn directories(dir: &Path) -> Vec<String> {
 
 /// SIGKILL to every process of a group of ours; a process that cannot be ended now is seen again by the removal.
 fn kill_all(group: &Path) {
+    // All at once, whatever they fork meanwhile (v2, since 5.14).
+    if fs::write(group.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
     for pid in read_pids(&group.join("cgroup.procs")).unwrap_or_default() {
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -263,56 +291,6 @@ fn remove_group(path: &Path) -> Result<()> {
         }
     }
     unreachable!("the loop only ends by returning")
-}
-
-fn read(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(|source| CgroupError::Read { path: path.to_owned(), source })
-}
-
-fn write(path: &Path, value: impl ToString) -> Result<()> {
-    let value = value.to_string();
-    fs::write(path, &value).map_err(|source| CgroupError::Write { path: path.to_owned(), value, source })
-}
-
-fn read_number(path: &Path) -> Result<u64> {
-    let text = read(path)?;
-    text.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), text })
-}
-
-/// The value of `key` in a flat keyed file (`key value` lines); 0 where the kernel does not have the key.
-fn read_keyed(path: &Path, key: &str) -> Result<u64> {
-    let text = read(path)?;
-    let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    match value.map(str::parse) {
-        None => Ok(0),
-        Some(Ok(number)) => Ok(number),
-        Some(Err(_)) => Err(CgroupError::Parse { path: path.to_owned(), text }),
-    }
-}
-
-fn read_pids(path: &Path) -> Result<Vec<i32>> {
-    Ok(read(path)?.lines().filter_map(|line| line.parse().ok()).collect())
-}
-
-/// Writes a number and proves that the kernel took it; memory limits are rounded to pages.
-fn enforce(path: &Path, wanted: u64) -> Result<()> {
-    const PAGE: u64 = 4096;
-    write(path, wanted)?;
-    let found = read(path)?;
-    match found.trim().parse::<u64>() {
-        Ok(number) if number <= wanted && wanted - number < PAGE => Ok(()),
-        _ => Err(CgroupError::NotInForce { path: path.to_owned(), wanted, found: found.trim().to_owned() }),
-    }
-}
-
-/// The same for small counts, where no rounding is allowed.
-fn enforce_exactly(path: &Path, wanted: u64) -> Result<()> {
-    write(path, wanted)?;
-    let found = read(path)?;
-    if found.trim() == wanted.to_string() {
-        return Ok(());
-    }
-    Err(CgroupError::NotInForce { path: path.to_owned(), wanted, found: found.trim().to_owned() })
 }
 
 /// The most tasks a group held, without the init: from pids.peak, or what the kernel's count says now where it is missing.
@@ -345,13 +323,5 @@ mod tests {
         assert_eq!(proportion(100, 0, 0), (100, 0));
         assert_eq!(proportion(100, 30, 10), (75, 25));
         assert_eq!(proportion(u64::MAX, 1, 1), (u64::MAX - u64::MAX / 2, u64::MAX / 2));
-    }
-
-    #[test]
-    fn mountinfo_lines_are_read() {
-        let line = "32 28 0:27 / /sys/fs/cgroup/memory rw,relatime shared:9 - cgroup cgroup rw,memory";
-        let mount = Mount::parse(line).unwrap();
-        assert_eq!(mount.point, Path::new("/sys/fs/cgroup/memory"));
-        assert_eq!((mount.fs_type.as_str(), mount.super_options[1].as_str()), ("cgroup", "memory"));
     }
 }

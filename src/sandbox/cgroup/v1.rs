@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::task::Cpus;
+
+use super::file::{enforce, enforce_exactly, read_keyed, read_number, read_pids, write};
+use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly,
-    processes_peak, proportion, read_keyed, read_number, read_pids, remove_group, write,
+    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak, proportion,
+    remove_group,
 };
 
 /// Every v1 hierarchy libcontainer puts a container into, by controller.
@@ -75,12 +79,6 @@ impl Hierarchies {
         })
     }
 
-    pub fn lacking_counters(&self) -> Vec<&'static str> {
-        let mut lacking = super::lacking(&self.roots["memory"], &["memory.memsw.limit_in_bytes"]);
-        lacking.extend(super::lacking(&self.roots["pids"], &["pids.peak"]));
-        lacking
-    }
-
     pub fn group(&self, below: &Path) -> Group {
         Group {
             memory: self.roots["memory"].join(below),
@@ -99,6 +97,11 @@ pub struct Group {
 }
 
 impl Cgroup for Group {
+    fn make(&self, cpus: Option<Cpus>) -> Result<()> {
+        // libcontainer makes it, in each hierarchy that it finds.
+        if cpus.is_some() { Err(CgroupError::NoShares) } else { Ok(()) }
+    }
+
     fn apply(&self, limits: &GroupLimits) -> Result<()> {
         // Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
         let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
@@ -156,5 +159,14 @@ impl Cgroup for Group {
 
     fn remove(&self) -> Result<()> {
         self.all.iter().try_for_each(|group| remove_group(group))
+    }
+
+    fn lacking(&self) -> Vec<Lack> {
+        let swap = Lack {
+            what: "memory.memsw.limit_in_bytes (swapaccount=1)",
+            instead: "tasks are swapped out when the machine itself has no memory left",
+        };
+        let lacks = [(self.memory.join("memory.memsw.limit_in_bytes"), swap), (self.pids.join("pids.peak"), PIDS_PEAK)];
+        lacks.into_iter().filter(|(file, _)| !file.exists()).map(|(_, lack)| lack).collect()
     }
 }

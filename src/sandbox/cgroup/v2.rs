@@ -1,113 +1,307 @@
 //! cgroup v2: one tree for all controllers (admin-guide/cgroup-v2.rst).
+//!
+//! Faber works below one group, its top: the one that was delegated to it, or else the root of what is mounted.
+//!
+//! ```text
+//! <top>/keeper                          Faber's own processes, where the top is not the machine's root: a group that
+//!                                       hands controllers down may hold no processes itself
+//! <top>/faber/<instance>/<container>    memory.max, memory.swap.max, memory.oom.group, pids.max
+//! ```
 
-use std::fs;
-use std::io;
+use std::cell::OnceCell;
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use crate::task::Cpus;
+
+use super::file::{enforce, enforce_exactly, read, read_keyed, read_number, read_pids, write};
+use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Measured, Mount, Result, enforce, enforce_exactly,
-    processes_peak, read, read_keyed, read_number, read_pids, remove_group, write,
+    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak, remove_group,
 };
 
-const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+/// Where libcontainer looks for it, and systemd mounts it.
+const MOUNT_POINT: &str = "/sys/fs/cgroup";
+/// The leaf of Faber's own processes.
+const OWN: &str = "keeper";
+/// What limits take; accounting of CPU time needs no controller.
+const NEEDED: [&str; 2] = ["memory", "pids"];
+/// Microseconds over which a share of the processors is kept: the kernel's own default.
+const CPU_PERIOD: u64 = 100_000;
+/// What a service manager marks the groups with that it leaves to others (systemd's cgroup delegation).
+const MARKS: [&str; 2] = ["trusted.delegate", "user.delegate"];
+
+const MEMORY_PEAK: Lack =
+    Lack { what: "memory.peak (Linux 5.19)", instead: "the peak of memory is what is in use at the end" };
+const RESET: Lack =
+    Lack { what: "a reset of memory.peak (Linux 6.12)", instead: "the peak of memory is that of the set-up, too" };
+const SWAP: Lack = Lack { what: "memory.swap.max (CONFIG_SWAP)", instead: "without swap there is nothing to limit" };
+const KILL: Lack =
+    Lack { what: "cgroup.kill (Linux 5.14)", instead: "what a dead Faber left running is ended one by one" };
 
 #[derive(Debug, Clone)]
-pub struct Root(PathBuf);
+pub struct Root {
+    top: PathBuf,
+    /// The same as the hierarchy names it.
+    path: PathBuf,
+    /// The calling process' group, where the mount shows it.
+    own: Option<PathBuf>,
+}
 
 impl Root {
-    /// The unified tree, when its root has the controllers; on a hybrid machine they are v1's and this is none.
-    pub fn find(mounts: &[Mount]) -> Option<Self> {
-        let point = &mounts.iter().find(|mount| mount.fs_type == "cgroup2")?.point;
-        let controllers = fs::read_to_string(point.join("cgroup.controllers")).ok()?;
-        let has = |wanted: &str| controllers.split_whitespace().any(|controller| controller == wanted);
-        (has("memory") && has("pids")).then(|| Self(point.clone()))
+    /// The unified tree; none where /sys/fs/cgroup is not one, which makes it v1's.
+    ///
+    /// # Errors
+    /// When the group Faber would work below lacks a controller.
+    pub fn find(mounts: &[Mount]) -> Result<Option<Self>> {
+        // What was mounted last is what is seen.
+        let Some(mount) = mounts.iter().rfind(|mount| mount.point == Path::new(MOUNT_POINT)) else { return Ok(None) };
+        if mount.fs_type != "cgroup2" {
+            return Ok(None);
+        }
+        let own = own_group(&fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Mounts)?, &mount.root);
+        // In the group itself, or in the leaf beside what it is delegated for.
+        let near = own.as_deref().into_iter().flat_map(|own| own.ancestors().take(2));
+        let path = near.filter(|path| is_delegated(&below(&mount.point, path))).next().unwrap_or(Path::new("/"));
+        let root = Self { top: below(&mount.point, path), path: path.to_owned(), own: own.clone() };
+        let controllers = read(&root.top.join("cgroup.controllers"))?;
+        match NEEDED.into_iter().find(|needed| !has(&controllers, needed)) {
+            None => Ok(Some(root)),
+            Some(controller) => Err(CgroupError::NotDelegated { controller, path: root.top }),
+        }
     }
 
-    pub fn path(&self) -> &PathBuf {
-        &self.0
+    /// What Faber's groups are below.
+    pub fn top(&self) -> &PathBuf {
+        &self.top
     }
 
-    /// Makes `below` and enables the controllers in every group from the root down to it, so that its children have them.
-    pub fn delegate(&self, below: &Path) -> Result<()> {
-        let mut dir = self.0.clone();
-        enable(&dir)?;
+    /// A group's path in the hierarchy.
+    pub fn path(&self, below: &Path) -> PathBuf {
+        self.path.join(below)
+    }
+
+    /// Whether it is the machine's root, which alone may hold processes and hand controllers down.
+    fn is_machines(&self) -> bool {
+        !self.top.join("cgroup.type").exists()
+    }
+
+    pub fn service_without_delegation(&self) -> Option<String> {
+        let service = self.own.as_deref()?.components().next_back()?.as_os_str().to_str()?;
+        (self.is_machines() && service.ends_with(".service")).then(|| service.to_owned())
+    }
+
+    /// Fails when processes other than the calling one keep the top from handing controllers down.
+    pub fn check_unoccupied(&self) -> Result<()> {
+        let enabled = read(&self.top.join("cgroup.subtree_control"))?;
+        if self.is_machines() || NEEDED.iter().all(|needed| has(&enabled, needed)) {
+            return Ok(());
+        }
+        let this = rustix::process::getpid().as_raw_nonzero().get();
+        match read_pids(&self.top.join("cgroup.procs"))?.into_iter().filter(|pid| *pid != this).count() {
+            0 => Ok(()),
+            processes => Err(CgroupError::Occupied { path: self.top.clone(), processes }),
+        }
+    }
+
+    /// Makes `below` and enables the controllers in every group from the top down to it, so that its children have them.
+    pub fn prepare(&self, below: &Path, shares: bool) -> Result<()> {
+        self.make_way()?;
+        let controllers = NEEDED.into_iter().chain(shares.then_some("cpu"));
+        let mut dir = self.top.clone();
+        enable(&dir, controllers.clone())?;
         for name in below {
             dir.push(name);
-            match fs::create_dir(&dir) {
-                Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(CgroupError::Write { path: dir, value: "a new group".into(), source });
-                }
-                _ => enable(&dir)?,
-            }
+            create(&dir)?;
+            enable(&dir, controllers.clone())?;
         }
         Ok(())
     }
 
-    pub fn lacking_counters(&self) -> Vec<&'static str> {
-        super::lacking(&self.0, &["memory.peak", "memory.swap.max", "pids.peak", "cgroup.kill"])
+    /// Moves this process, when it is in the top itself, into the leaf.
+    pub fn make_way(&self) -> Result<()> {
+        let this = rustix::process::getpid().as_raw_nonzero().get();
+        if self.is_machines() || !read_pids(&self.top.join("cgroup.procs"))?.contains(&this) {
+            return Ok(());
+        }
+        let own = self.top.join(OWN);
+        create(&own)?;
+        write(&own.join("cgroup.procs"), this)
     }
 
     pub fn group(&self, below: &Path) -> Group {
-        Group(self.0.join(below))
+        Group { dir: self.top.join(below), peak: OnceCell::new() }
     }
 }
 
-fn enable(dir: &Path) -> Result<()> {
-    let file = dir.join("cgroup.subtree_control");
-    let enabled = read(&file)?;
-    for controller in CONTROLLERS {
-        if !enabled.split_whitespace().any(|word| word == controller) {
-            write(&file, format_args!("+{controller}"))?;
+fn below(point: &Path, path: &Path) -> PathBuf {
+    point.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// The calling process' group as the mount with this root shows it, from proc_pid_cgroup(5); none when it does not.
+fn own_group(text: &str, mount_root: &Path) -> Option<PathBuf> {
+    let path = Path::new(text.lines().find_map(|line| line.strip_prefix("0::"))?);
+    Some(Path::new("/").join(path.strip_prefix(mount_root).ok()?))
+}
+
+fn is_delegated(dir: &Path) -> bool {
+    MARKS.iter().any(|mark| {
+        let mut value = [0; 8];
+        rustix::fs::getxattr(dir, *mark, &mut value[..]).is_ok_and(|length| value[..length] == *b"1")
+    })
+}
+
+fn has(controllers: &str, wanted: &str) -> bool {
+    controllers.split_whitespace().any(|controller| controller == wanted)
+}
+
+fn create(dir: &Path) -> Result<()> {
+    match fs::create_dir(dir) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+            Err(CgroupError::Create { path: dir.to_owned(), source })
         }
+        _ => Ok(()),
+    }
+}
+
+fn enable(dir: &Path, controllers: impl Iterator<Item = &'static str>) -> Result<()> {
+    let (available, file) = (read(&dir.join("cgroup.controllers"))?, dir.join("cgroup.subtree_control"));
+    let enabled = read(&file)?;
+    for controller in controllers.filter(|controller| !has(&enabled, controller)) {
+        if !has(&available, controller) {
+            return Err(CgroupError::NotDelegated { controller, path: dir.to_owned() });
+        }
+        write(&file, format_args!("+{controller}")).map_err(|error| occupied(dir, error))?;
     }
     Ok(())
 }
 
-pub struct Group(PathBuf);
+/// EBUSY is how the kernel says that a group has processes of its own.
+fn occupied(dir: &Path, error: CgroupError) -> CgroupError {
+    match error {
+        CgroupError::Write { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+            let processes = read_pids(&dir.join("cgroup.procs")).map_or(0, |pids| pids.len());
+            CgroupError::Occupied { path: dir.to_owned(), processes }
+        }
+        other => other,
+    }
+}
+
+pub struct Group {
+    dir: PathBuf,
+    /// memory.peak, read by the descriptor that has reset it.
+    peak: OnceCell<File>,
+}
+
+impl Group {
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Of the descriptor that has reset it (since 6.12), else of the group (since 5.19), else what is in use now.
+    fn memory_peak(&self, current: u64) -> u64 {
+        let since_reset = self.peak.get().and_then(|mut file| {
+            let mut text = String::new();
+            file.rewind().ok()?;
+            file.read_to_string(&mut text).ok()?;
+            text.trim().parse().ok()
+        });
+        since_reset.or_else(|| read_number(&self.file("memory.peak")).ok()).unwrap_or(current)
+    }
+}
 
 impl Cgroup for Group {
+    fn make(&self, cpus: Option<Cpus>) -> Result<()> {
+        create(&self.dir)?;
+        let Some(Cpus(thousandths)) = cpus else { return Ok(()) };
+        let (file, quota) = (self.file("cpu.max"), u64::from(thousandths.get()) * CPU_PERIOD / 1000);
+        let wanted = format!("{quota} {CPU_PERIOD}");
+        write(&file, &wanted)?;
+        let found = read(&file)?;
+        if found.trim() == wanted {
+            return Ok(());
+        }
+        Err(CgroupError::NotInForce { path: file, wanted: quota, found: found.trim().to_owned() })
+    }
+
     fn apply(&self, limits: &GroupLimits) -> Result<()> {
-        enforce(&self.0.join("memory.max"), limits.memory)?;
+        enforce(&self.file("memory.max"), limits.memory)?;
         // Missing where the kernel has no swap.
-        let swap = self.0.join("memory.swap.max");
+        let swap = self.file("memory.swap.max");
         if swap.exists() {
             enforce_exactly(&swap, 0)?;
         }
-        enforce_exactly(&self.0.join("pids.max"), limits.processes + INIT_PROCESSES)
+        // A container that ran out of memory ends as a whole, not by whichever process the kernel finds largest.
+        enforce_exactly(&self.file("memory.oom.group"), 1)?;
+        enforce_exactly(&self.file("pids.max"), limits.processes + INIT_PROCESSES)
     }
 
     fn reset_peaks(&self) {
-        // A write to memory.peak counts for the writing descriptor alone (since 6.12), so the set-up stays in the figure.
+        // Any text resets it, for the writing descriptor. A kernel that cannot (before 6.12) leaves the set-up in the figure.
+        match self.peak.get() {
+            Some(mut file) => _ = file.write_all(b"reset"),
+            None => {
+                let Ok(mut file) = File::options().read(true).write(true).open(self.file("memory.peak")) else {
+                    return;
+                };
+                if file.write_all(b"reset").is_ok() {
+                    let _ = self.peak.set(file);
+                }
+            }
+        }
     }
 
     fn cpu_time(&self) -> Result<u64> {
-        Ok(read_keyed(&self.0.join("cpu.stat"), "usage_usec")? * 1000)
+        Ok(read_keyed(&self.file("cpu.stat"), "usage_usec")? * 1000)
     }
 
     fn oom_kills(&self) -> Result<u64> {
-        read_keyed(&self.0.join("memory.events"), "oom_kill")
+        read_keyed(&self.file("memory.events"), "oom_kill")
     }
 
     fn measure(&self) -> Result<Measured> {
-        let stat = self.0.join("cpu.stat");
-        let memory_current = read_number(&self.0.join("memory.current"))?;
+        let stat = self.file("cpu.stat");
+        let memory_current = read_number(&self.file("memory.current"))?;
         Ok(Measured {
             cpu_time: self.cpu_time()?,
             user_time: read_keyed(&stat, "user_usec")? * 1000,
             system_time: read_keyed(&stat, "system_usec")? * 1000,
-            // Since 5.19; before, the usage of now is the next best.
-            memory_peak: read_number(&self.0.join("memory.peak")).unwrap_or(memory_current),
+            memory_peak: self.memory_peak(memory_current),
             memory_current,
-            processes: processes_peak(&self.0)?,
-            forks_refused: read_keyed(&self.0.join("pids.events"), "max")? > 0,
+            processes: processes_peak(&self.dir)?,
+            forks_refused: read_keyed(&self.file("pids.events"), "max")? > 0,
         })
     }
 
     fn processes(&self) -> Result<Vec<i32>> {
-        read_pids(&self.0.join("cgroup.procs"))
+        read_pids(&self.file("cgroup.procs"))
     }
 
     fn remove(&self) -> Result<()> {
-        remove_group(&self.0)
+        remove_group(&self.dir)
+    }
+
+    fn lacking(&self) -> Vec<Lack> {
+        let lacks =
+            [("memory.peak", MEMORY_PEAK), ("memory.swap.max", SWAP), ("pids.peak", PIDS_PEAK), ("cgroup.kill", KILL)];
+        let reset = (self.peak.get().is_none() && self.file("memory.peak").exists()).then_some(RESET);
+        lacks.into_iter().filter(|(file, _)| !self.file(file).exists()).map(|(_, lack)| lack).chain(reset).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_own_group_is_seen_through_the_mount() {
+        let own = |text: &str, root: &str| own_group(text, Path::new(root));
+        let text = "1:cpu:/a\n0::/system.slice/faber.service/keeper\n";
+        assert_eq!(own(text, "/").unwrap(), Path::new("/system.slice/faber.service/keeper"));
+        assert_eq!(own(text, "/system.slice/faber.service").unwrap(), Path::new("/keeper"));
+        assert_eq!(own("0::/\n", "/").unwrap(), Path::new("/"));
+        assert_eq!(own(text, "/docker/1234"), None);
+        assert_eq!(own("4:memory:/x\n", "/"), None);
     }
 }

@@ -69,6 +69,8 @@ impl Server {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]);
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
+        // What this machine's own store has is no part of a test.
+        command.env("FABER_DATA_DIR", "/nonexistent");
         command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut keeper = command.stderr(File::create(dir.path().join("log")).unwrap()).spawn().unwrap();
@@ -192,7 +194,7 @@ impl Drop for Server {
 #[track_caller]
 pub fn faber_run(task: &Value) -> Value {
     let mut command = Command::new(FABER);
-    command.args(["run", "--json"]).stdin(Stdio::null());
+    command.args(["run", "--json"]).env("FABER_DATA_DIR", "/nonexistent").stdin(Stdio::null());
     let limits = &task["resource_limits"];
     let nanos = |n: u64| format!("{n}ns");
     let bytes = |n: u64| n.to_string();
@@ -236,7 +238,7 @@ pub fn settles(mut is: impl FnMut() -> bool) -> bool {
 
 fn agent() -> ureq::Agent {
     let config =
-        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(120)));
+        ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(900)));
     config.build().into()
 }
 

@@ -1,0 +1,313 @@
+//! What only cgroup v2 has: below a group that is not the machine's root, delegated by a service manager or all that a
+//! container sees; an end for all at once; shares of the processors; pressure.
+//! With cgroup v1 there is nothing of it to see: the virtual machine of scripts/test is where these look.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::json;
+
+use crate::support::{FABER, Server, eventually};
+
+const TREE: &str = "/sys/fs/cgroup";
+
+/// Whether there is cgroup v2 here; where there is none, the test says that it has looked at nothing.
+fn unified(test: &str) -> bool {
+    let unified = Path::new(TREE).join("cgroup.controllers").exists();
+    if !unified {
+        eprintln!(
+            "NOT CHECKED: {test} needs cgroup v2, and this machine has v1: scripts/test looks at it in its virtual machine"
+        );
+    }
+    unified
+}
+
+/// A group of the test's own. Dropping it removes it, with the leaf that stays of whoever worked below it.
+struct Delegated(PathBuf);
+
+impl Delegated {
+    /// With memory and pids handed down from the machine's root.
+    fn new(name: &str) -> Self {
+        hand_down(Path::new(TREE));
+        let path = Path::new(TREE).join(name);
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    /// Left to others, as systemd says it.
+    fn marked(self) -> Self {
+        rustix::fs::setxattr(&self.0, "user.delegate", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+        self
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    /// What a shell does to be in the group.
+    fn enter(&self) -> String {
+        format!("echo $$ > {}/cgroup.procs", self.path())
+    }
+
+    /// The same, and to see nothing of the tree but the group and what is below it.
+    fn enclose(&self) -> String {
+        format!(
+            "{}\nset -- unshare --cgroup --mount sh -c 'mount -t cgroup2 cgroup2 {TREE} && exec \"$@\"' sh \"$@\"",
+            self.enter()
+        )
+    }
+
+    fn groups(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        walk(&self.0, &mut |path| {
+            if path != self.0 {
+                found.push(path.strip_prefix(&self.0).unwrap().to_str().unwrap().to_owned());
+            }
+        });
+        found.sort();
+        found
+    }
+
+    /// `faber` started by a shell that has done `preparation`.
+    fn faber(preparation: &str, args: &[&str]) -> Output {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]).args(args);
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        // A process is in its group until it is reaped.
+        if !std::thread::panicking() {
+            eventually("the end of all in the group", || {
+                let mut empty = true;
+                walk(&self.0, &mut |path| {
+                    empty &= fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
+                });
+                empty
+            });
+        }
+        walk(&self.0, &mut |path| _ = fs::remove_dir(path));
+    }
+}
+
+fn hand_down(group: &Path) {
+    for controller in ["+memory", "+pids"] {
+        fs::write(group.join("cgroup.subtree_control"), controller).unwrap();
+    }
+}
+
+/// Children first.
+fn walk(dir: &Path, see: &mut dyn FnMut(&Path)) {
+    for entry in fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
+        walk(&entry.path(), see);
+    }
+    see(dir);
+}
+
+/// A process in the way.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn in_group(group: &Delegated) -> Self {
+        let child = Command::new("bash").args(["-c", &format!("{}\nexec sleep 1000", group.enter())]).spawn().unwrap();
+        eventually("the sleeper's coming", || {
+            fs::read_to_string(group.0.join("cgroup.procs")).unwrap().contains(&child.id().to_string())
+        });
+        Self(child)
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[track_caller]
+fn works_below(group: &Delegated, preparation: &str) {
+    let mut server = Server::start_after(preparation, &["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "1")]);
+    assert_eq!(server.shell("echo $((6 * 7)); cut -d: -f3 /proc/self/cgroup"), "42\n/");
+    let result = server.run(json!({
+        "command": "python3", "args": ["-c", "bytearray(1 << 30)"], "resource_limits": { "memory_limit": 64 << 20 },
+    }));
+    assert_eq!(result["status"], "MemoryLimitExceeded", "{result}");
+
+    // All of the service is in the leaf, all of its containers beside it, and nothing is anywhere else.
+    let own = fs::read_to_string(group.0.join("keeper/cgroup.procs")).unwrap();
+    for pid in [server.pid()].into_iter().chain(server.processes("front")).chain(server.processes("runner")) {
+        assert!(own.lines().any(|line| line == pid.to_string()), "{pid} is not among {own:?}");
+    }
+    let instance = format!("faber/{}", server.instance());
+    let groups = group.groups();
+    assert!(groups.iter().any(|path| path.starts_with(&format!("{instance}/s"))), "{groups:?}");
+    assert!(!Path::new(TREE).join(&instance).exists());
+
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+    assert_eq!(group.groups(), ["keeper"]);
+}
+
+#[test]
+fn a_delegated_group_is_divided_and_nothing_else_is_touched() {
+    if unified("a delegated group") {
+        let group = Delegated::new("faber-test.service").marked();
+        works_below(&group, &group.enter());
+    }
+}
+
+#[test]
+fn a_service_in_a_subgroup_of_what_is_delegated_stays_there() {
+    if unified("a subgroup of a delegated group") {
+        let group = Delegated::new("faber-test-subgroup.service").marked();
+        fs::create_dir(group.0.join("keeper")).unwrap();
+        works_below(&group, &format!("echo $$ > {}/keeper/cgroup.procs", group.path()));
+    }
+}
+
+#[test]
+fn all_that_a_container_sees_is_divided() {
+    if unified("a cgroup namespace") {
+        let group = Delegated::new("faber-test-container");
+        works_below(&group, &group.enclose());
+    }
+}
+
+#[test]
+fn images_are_built_below_a_delegated_group() {
+    if unified("building in a delegated group") {
+        let group = Delegated::new("faber-test-build.service").marked();
+        let store = tempfile::tempdir().unwrap();
+        let definition = store.path().join("definitions/tiny");
+        fs::create_dir_all(&definition).unwrap();
+        fs::copy("/bin/true", definition.join("true")).unwrap();
+        let text =
+            "name = 'tiny'\ndescription = ''\nbase = 'scratch'\ncopy = [{ from = 'true', to = '/usr/bin/true' }]\n";
+        fs::write(definition.join("image.toml"), text).unwrap();
+        let data = format!("export FABER_DATA_DIR={}\n", store.path().join("data").display());
+        let definitions = store.path().join("definitions");
+        let args = ["image", "build", "tiny", "--definitions", definitions.to_str().unwrap()];
+        let built = Delegated::faber(&(data + &group.enter()), &args);
+        assert!(built.status.success(), "{built:?}");
+        assert_eq!(group.groups(), ["keeper"]);
+    }
+}
+
+#[test]
+fn a_container_that_runs_out_of_memory_ends_as_a_whole() {
+    if unified("memory.oom.group") {
+        let server = Server::start_open();
+        let script = "python3 -c 'bytearray(1 << 30)'; echo survived";
+        let result = server.run(json!({
+            "command": "bash", "args": ["-c", script], "resource_limits": { "memory_limit": 64 << 20 },
+        }));
+        assert_eq!((&result["status"], &result["stdout"]), (&json!("MemoryLimitExceeded"), &json!(null)), "{result}");
+        assert!(result["resource_usage"]["memory_peak_bytes"].as_u64().unwrap() <= 64 << 20, "{result}");
+    }
+}
+
+#[test]
+fn a_share_of_the_processors_is_all_a_task_gets() {
+    if unified("cpu.max") {
+        let env = [("FABER_EXECUTION__CPUS", "0.5"), ("FABER_RATE_LIMIT__ENABLED", "false")];
+        let server = Server::start(&["--open-mode"], &env);
+        let program = "import time\nwhile time.process_time() < 1: pass";
+        let usage = server.run(json!({ "command": "python3", "args": ["-c", program] }))["resource_usage"].clone();
+        let time = |field: &str| usage[field].as_u64().unwrap();
+        // Its first period may be a fresh one.
+        assert!(time("wall_time_ns") + 200_000_000 >= 2 * time("cpu_time_ns"), "{usage}");
+    }
+}
+
+/// Where it cannot be had, that is told, and what was begun is taken back; on v1, too.
+#[test]
+fn a_share_that_cannot_be_had_is_told_and_leaves_nothing() {
+    let asked = "export FABER_EXECUTION__CPUS=0.5\n";
+    let (refused, words) = if Path::new(TREE).join("cgroup.controllers").exists() {
+        // Only memory and pids come down to it.
+        let outer = Delegated::new("faber-test-shares.slice");
+        hand_down(&outer.0);
+        let inner = outer.0.join("faber-test-shares.service");
+        fs::create_dir(&inner).unwrap();
+        let group = Delegated(inner).marked();
+        let refused = Delegated::faber(&(asked.to_owned() + &group.enter()), &["run", "--", "true"]);
+        assert_eq!(group.groups(), ["keeper"]);
+        (refused, "the cpu controller is not handed down to the group")
+    } else {
+        (Delegated::faber(asked, &["run", "--", "true"]), "takes cgroup v2, and this machine has v1")
+    };
+    assert_eq!(refused.status.code(), Some(125), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains(words), "{refused:?}");
+}
+
+#[test]
+fn tasks_that_stall_for_memory_keep_others_waiting() {
+    if unified("memory.pressure") {
+        let apart = |pressure: &str| {
+            let env = [
+                ("FABER_EXECUTION__MEMORY_PRESSURE", pressure),
+                ("FABER_EXECUTION__CONCURRENCY", "2"),
+                ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m"),
+            ];
+            let server = Server::start(&["--open-mode"], &env);
+            let program = "import time; print(time.monotonic()); time.sleep(3); print(time.monotonic())";
+            let task = json!({ "command": "python3", "args": ["-c", program] });
+            let answer = server.execute(json!([task, task]));
+            let times: Vec<Vec<f64>> = answer.json()["results"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|result| result["stdout"].as_str().unwrap().lines().map(|line| line.parse().unwrap()).collect())
+                .collect();
+            times[0][1] <= times[1][0] || times[1][1] <= times[0][0]
+        };
+        // Nothing is never too little.
+        assert!(apart("0%"));
+        assert!(!apart("off"));
+    }
+}
+
+#[track_caller]
+fn refuses(preparation: &str, words: &[&str]) {
+    let run = Delegated::faber(preparation, &["run", "--", "true"]);
+    let doctor = Delegated::faber(preparation, &["doctor"]);
+    let said = String::from_utf8_lossy(&run.stderr);
+    let seen = String::from_utf8_lossy(&doctor.stdout);
+    assert!(!run.status.success() && doctor.status.code() == Some(1), "{run:?} {doctor:?}");
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said}");
+        assert!(seen.contains(word), "{word:?} is not in {seen}");
+    }
+}
+
+#[test]
+fn processes_in_the_way_are_told_with_the_fix() {
+    if unified("processes in a delegated group") {
+        let group = Delegated::new("faber-test-occupied.service").marked();
+        let _sleeper = Sleeper::in_group(&group);
+        refuses(&group.enter(), &["1 processes are in the group", group.path(), "DelegateSubgroup=keeper"]);
+        assert_eq!(group.groups(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_controller_that_is_not_handed_down_is_told_with_the_fix() {
+    if unified("a group without controllers") {
+        let outer = Delegated::new("faber-test-poor.slice");
+        let inner = outer.0.join("faber-test-poor.service");
+        fs::create_dir(&inner).unwrap();
+        let inner = Delegated(inner).marked();
+        refuses(&inner.enter(), &["the memory controller is not handed down", inner.path(), "Delegate=yes"]);
+    }
+}
+
+#[test]
+fn a_tree_that_cannot_be_written_to_is_told_with_the_fix() {
+    if unified("a read-only tree") {
+        let read_only =
+            format!("set -- unshare --mount sh -c 'mount -o remount,bind,ro {TREE} && exec \"$@\"' sh \"$@\"");
+        refuses(&read_only, &["cannot be written to", "Read-only file system", "--privileged"]);
+    }
+}
