@@ -205,8 +205,7 @@ fn cgroup_fix(error: &CgroupError) -> &'static str {
              DelegateSubgroup=keeper"
         }
         CgroupError::ReadOnly { .. } if rootless::run_dir().is_none() => {
-            "the container that this is in was started without it: start that with --privileged, or with its control \
-             groups to be written to"
+            "the container that this is in was started so: start that with --privileged, or with its cgroups to be written to"
         }
         CgroupError::NotDelegated { .. } | CgroupError::ReadOnly { .. } => {
             "have the group delegated: in a systemd unit Delegate=yes; for a user \

@@ -91,9 +91,7 @@ pub fn main() -> ExitCode {
 
 /// An ordinary user goes on as root of a user namespace, where the images are in another place.
 fn become_root(config: &mut Config) -> anyhow::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        config.data_dir = rootless::enter(&std::path::absolute(&config.data_dir)?)?;
-    }
+    config.data_dir = rootless::enter(&std::path::absolute(&config.data_dir)?)?;
     Ok(())
 }
 

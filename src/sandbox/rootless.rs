@@ -7,6 +7,7 @@
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -22,6 +23,10 @@ use super::{ids, kernel, rootfs};
 /// Where, in Faber's own mount namespace, its directories are shown: the user's own are closed to all others, and so to the
 /// containers' users. There on every system, and of no use to Faber's tasks.
 const SHOWN: &str = "/mnt";
+const RUN: &str = "run";
+const DATA: &str = "data";
+/// The environment variable that tells the second execution of itself.
+const ENTERED_BY: &str = "BEGUN_AGAIN_BY_FABER";
 
 #[derive(Debug, thiserror::Error)]
 pub enum RootlessError {
@@ -75,12 +80,38 @@ struct Subordinate {
     count: u32,
 }
 
-/// Makes the calling process, which has one thread, root of a user namespace of the user's own, and shows `data_dir` where
-/// the containers' users can get at it. Returns where.
+/// Has the calling process, which has one thread, go on as root of a user namespace: of the user's own, where it is not
+/// root. Returns where `data_dir` is then, so that the containers' users can get at it.
 ///
 /// # Errors
 /// When the machine does not let this user, with what helps.
 pub fn enter(data_dir: &Path) -> Result<PathBuf> {
+    let shown = Path::new(SHOWN);
+    match (rustix::process::geteuid().is_root(), std::env::var_os(ENTERED_BY)) {
+        (true, Some(_)) => {
+            let _ = ENTERED.set(shown.join(RUN));
+            Ok(shown.join(DATA))
+        }
+        (true, None) => Ok(data_dir.to_owned()),
+        (false, _) => Err(begin_again(data_dir)),
+    }
+}
+
+/// What the kernel lets others do with a process depends on the user namespace in which it was executed, so it is executed
+/// once more; returns what went wrong.
+fn begin_again(data_dir: &Path) -> RootlessError {
+    match arrange(data_dir) {
+        Ok(()) => {
+            let mut words = std::env::args_os();
+            let name = words.next().unwrap_or_else(|| "faber".into());
+            let error = Command::new("/proc/self/exe").arg0(name).args(words).env(ENTERED_BY, "1").exec();
+            RootlessError::Io { step: "begin again as root of a user namespace", source: error }
+        }
+        Err(error) => error,
+    }
+}
+
+fn arrange(data_dir: &Path) -> Result<()> {
     let plan = Plan::of_this_user()?;
     fs::create_dir_all(data_dir).map_err(at("create data_dir"))?;
     become_root(&plan)?;
@@ -91,13 +122,10 @@ pub fn enter(data_dir: &Path) -> Result<PathBuf> {
     let show = |name: &str, dir: &Path| {
         let place = shown.join(name);
         fs::create_dir(&place)?;
-        mount_bind(dir, &place)?;
-        Ok::<_, io::Error>(place)
+        Ok::<_, io::Error>(mount_bind(dir, &place)?)
     };
-    let run_dir = show("run", &plan.run_dir).map_err(at("show the runtime directory on /mnt"))?;
-    let data_dir = show("data", data_dir).map_err(at("show data_dir on /mnt"))?;
-    let _ = ENTERED.set(run_dir);
-    Ok(data_dir)
+    show(RUN, &plan.run_dir).map_err(at("show the runtime directory on /mnt"))?;
+    show(DATA, data_dir).map_err(at("show data_dir on /mnt"))
 }
 
 impl Plan {

@@ -3,109 +3,13 @@
 //! With cgroup v1 there is nothing of it to see: the virtual machine of scripts/test is where these look.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command};
 
 use serde_json::json;
 
-use crate::support::{FABER, Server, eventually};
-
-const TREE: &str = "/sys/fs/cgroup";
-
-/// Whether there is cgroup v2 here; where there is none, the test says that it has looked at nothing.
-fn unified(test: &str) -> bool {
-    let unified = Path::new(TREE).join("cgroup.controllers").exists();
-    if !unified {
-        eprintln!(
-            "NOT CHECKED: {test} needs cgroup v2, and this machine has v1: scripts/test looks at it in its virtual machine"
-        );
-    }
-    unified
-}
-
-/// A group of the test's own. Dropping it removes it, with the leaf that stays of whoever worked below it.
-struct Delegated(PathBuf);
-
-impl Delegated {
-    /// With memory and pids handed down from the machine's root.
-    fn new(name: &str) -> Self {
-        hand_down(Path::new(TREE));
-        let path = Path::new(TREE).join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Left to others, as systemd says it.
-    fn marked(self) -> Self {
-        rustix::fs::setxattr(&self.0, "user.delegate", b"1", rustix::fs::XattrFlags::empty()).unwrap();
-        self
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    /// What a shell does to be in the group.
-    fn enter(&self) -> String {
-        format!("echo $$ > {}/cgroup.procs", self.path())
-    }
-
-    /// The same, and to see nothing of the tree but the group and what is below it.
-    fn enclose(&self) -> String {
-        format!(
-            "{}\nset -- unshare --cgroup --mount sh -c 'mount -t cgroup2 cgroup2 {TREE} && exec \"$@\"' sh \"$@\"",
-            self.enter()
-        )
-    }
-
-    fn groups(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        walk(&self.0, &mut |path| {
-            if path != self.0 {
-                found.push(path.strip_prefix(&self.0).unwrap().to_str().unwrap().to_owned());
-            }
-        });
-        found.sort();
-        found
-    }
-
-    /// `faber` started by a shell that has done `preparation`.
-    fn faber(preparation: &str, args: &[&str]) -> Output {
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]).args(args);
-        command.stdin(Stdio::null()).output().unwrap()
-    }
-}
-
-impl Drop for Delegated {
-    fn drop(&mut self) {
-        // A process is in its group until it is reaped.
-        if !std::thread::panicking() {
-            eventually("the end of all in the group", || {
-                let mut empty = true;
-                walk(&self.0, &mut |path| {
-                    empty &= fs::read_to_string(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
-                });
-                empty
-            });
-        }
-        walk(&self.0, &mut |path| _ = fs::remove_dir(path));
-    }
-}
-
-fn hand_down(group: &Path) {
-    for controller in ["+memory", "+pids"] {
-        fs::write(group.join("cgroup.subtree_control"), controller).unwrap();
-    }
-}
-
-/// Children first.
-fn walk(dir: &Path, see: &mut dyn FnMut(&Path)) {
-    for entry in fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.path().is_dir()) {
-        walk(&entry.path(), see);
-    }
-    see(dir);
-}
+use crate::support::cgroup2::{Delegated, TREE, hand_down, unified};
+use crate::support::{Server, eventually, faber_after};
 
 /// A process in the way.
 struct Sleeper(Child);
@@ -189,7 +93,7 @@ fn images_are_built_below_a_delegated_group() {
         let data = format!("export FABER_DATA_DIR={}\n", store.path().join("data").display());
         let definitions = store.path().join("definitions");
         let args = ["image", "build", "tiny", "--definitions", definitions.to_str().unwrap()];
-        let built = Delegated::faber(&(data + &group.enter()), &args);
+        let built = faber_after(&(data + &group.enter()), &args);
         assert!(built.status.success(), "{built:?}");
         assert_eq!(group.groups(), ["keeper"]);
     }
@@ -232,11 +136,11 @@ fn a_share_that_cannot_be_had_is_told_and_leaves_nothing() {
         let inner = outer.0.join("faber-test-shares.service");
         fs::create_dir(&inner).unwrap();
         let group = Delegated(inner).marked();
-        let refused = Delegated::faber(&(asked.to_owned() + &group.enter()), &["run", "--", "true"]);
+        let refused = faber_after(&(asked.to_owned() + &group.enter()), &["run", "--", "true"]);
         assert_eq!(group.groups(), ["keeper"]);
         (refused, "the cpu controller is not handed down to the group")
     } else {
-        (Delegated::faber(asked, &["run", "--", "true"]), "takes cgroup v2, and this machine has v1")
+        (faber_after(asked, &["run", "--", "true"]), "takes cgroup v2, and this machine has v1")
     };
     assert_eq!(refused.status.code(), Some(125), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains(words), "{refused:?}");
@@ -271,8 +175,8 @@ fn tasks_that_stall_for_memory_keep_others_waiting() {
 
 #[track_caller]
 fn refuses(preparation: &str, words: &[&str]) {
-    let run = Delegated::faber(preparation, &["run", "--", "true"]);
-    let doctor = Delegated::faber(preparation, &["doctor"]);
+    let run = faber_after(preparation, &["run", "--", "true"]);
+    let doctor = faber_after(preparation, &["doctor"]);
     let said = String::from_utf8_lossy(&run.stderr);
     let seen = String::from_utf8_lossy(&doctor.stdout);
     assert!(!run.status.success() && doctor.status.code() == Some(1), "{run:?} {doctor:?}");

@@ -62,8 +62,8 @@ impl Root {
         }
         let own = own_group(&fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Mounts)?, &mount.root);
         // In the group itself, or in the leaf beside what it is delegated for.
-        let near = own.as_deref().into_iter().flat_map(|own| own.ancestors().take(2));
-        let path = near.filter(|path| is_delegated(&below(&mount.point, path))).next().unwrap_or(Path::new("/"));
+        let mut near = own.as_deref().into_iter().flat_map(|own| own.ancestors().take(2));
+        let path = near.find(|path| is_delegated(&below(&mount.point, path))).unwrap_or(Path::new("/"));
         let root = Self { top: below(&mount.point, path), path: path.to_owned(), own: own.clone() };
         let controllers = read(&root.top.join("cgroup.controllers"))?;
         match NEEDED.into_iter().find(|needed| !has(&controllers, needed)) {

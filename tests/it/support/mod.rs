@@ -1,12 +1,13 @@
 //! A server of a test's own, and the proof that it leaves nothing.
 
+pub mod cgroup2;
 pub mod left;
 pub mod oci;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -216,6 +217,13 @@ pub fn faber_run(task: &Value) -> Value {
     command.args(task["args"].as_array().into_iter().flatten().map(|arg| arg.as_str().unwrap()));
     let output = command.output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// `faber` started by a shell that has done `preparation`.
+pub fn faber_after(preparation: &str, args: &[&str]) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]).args(args);
+    command.stdin(Stdio::null()).output().unwrap()
 }
 
 /// Waits until `is` holds: for what is an event somewhere else.
