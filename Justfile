@@ -34,6 +34,16 @@ vm *arguments:
 package *arguments:
     scripts/package {{arguments}}
 
+# Compile for arm64, and run the tests there, emulated
+[group('develop')]
+arm64 *arguments:
+    scripts/arm64 {{arguments}}
+
+# Build the container image, and try the flags it runs with
+[group('develop')]
+container *arguments:
+    scripts/container {{arguments}}
+
 # Format the code
 [group('develop')]
 format:
