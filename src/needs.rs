@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::chain::chain;
 use crate::sandbox::cgroup::{CgroupError, Groups, Tree};
-use crate::sandbox::probe_namespaces;
 use crate::sandbox::rootless;
+use crate::sandbox::{probe_namespaces, probe_procfs};
 
 /// ID-mapped mounts (mount_setattr(2)); openat2, pidfds and close_range are older.
 const KERNEL: (u32, u32) = (5, 12);
@@ -161,16 +161,21 @@ fn namespaces() -> Need {
     }
 }
 
-/// A container engine covers parts of /proc; the kernel then lets no user namespace mount one that shows more
-/// (mount_too_revealing() in fs/namespace.c), and the slot's settings below /proc/sys cannot be made.
+/// A container engine covers parts of /proc. The kernel may then let no user namespace mount one that shows more
+/// (mount_too_revealing() in fs/namespace.c), and a slot's settings below a covered /proc/sys cannot be made.
 fn procfs() -> Need {
     let name = "/proc";
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    match covered(&mounts).as_slice() {
-        [] => Need::ok(name, "all of it to be seen"),
-        [first, others @ ..] => Need::missing(
+    let covered = covered(&mounts);
+    let settings = covered.iter().any(|point| point.starts_with("/proc/sys"));
+    match probe_procfs() {
+        Ok(()) if !settings => Need::ok(name, "can be mounted in a container"),
+        _ if covered.is_empty() => {
+            Need::missing(name, "cannot be mounted in a container", "see what mounts it: findmnt -R /proc")
+        }
+        _ => Need::missing(
             name,
-            format!("{first} and {} more are covered", others.len()),
+            format!("covered in places ({}), so that containers cannot have their own", covered.join(", ")),
             "start the container with --security-opt unmask=/proc/* (podman) or --privileged",
         ),
     }

@@ -24,6 +24,6 @@ mod workshop;
 
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
-pub use namespaces::probe as probe_namespaces;
+pub use namespaces::{probe as probe_namespaces, probe_procfs};
 pub use slot::{Resources, Slot, SlotError};
 pub use workshop::{Workshop, WorkshopError};

@@ -50,7 +50,23 @@ pub fn probe() -> io::Result<()> {
     let every = [CloneFlags::CLONE_NEWNS, CloneFlags::CLONE_NEWPID, CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWIPC];
     let every =
         every.into_iter().chain([CloneFlags::CLONE_NEWUTS, CloneFlags::CLONE_NEWCGROUP]).collect::<CloneFlags>();
-    let child = kernel::fork(|| unshare(CloneFlags::CLONE_NEWUSER | every).map_or_else(|errno| errno as i32, |()| 0))?;
+    attempt(|| unshare(CloneFlags::CLONE_NEWUSER | every).map_err(io::Error::from))
+}
+
+/// Whether a container can have a /proc of its own, tried in a child's child, which is in a PID namespace of its own.
+///
+/// # Errors
+/// unshare(2)'s and mount(2)'s: EPERM where parts of /proc are covered.
+pub fn probe_procfs() -> io::Result<()> {
+    attempt(|| {
+        unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID)?;
+        attempt(|| Ok(rustix::mount::mount("proc", "/proc", "proc", rustix::mount::MountFlags::empty(), None)?))
+    })
+}
+
+/// What comes of it in a child, which then ends.
+fn attempt(step: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    let child = kernel::fork(|| step().map_or_else(|error| error.raw_os_error().unwrap_or(libc::EINVAL), |()| 0))?;
     match waitpid(child, None)? {
         WaitStatus::Exited(_, 0) => Ok(()),
         WaitStatus::Exited(_, errno) => Err(io::Error::from_raw_os_error(errno)),
