@@ -223,8 +223,11 @@ impl Running {
             .build()
             .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
-        let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
-        group.adopt(pid.as_raw_nonzero().get());
+        let mut init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
+        if let Err(error) = group.adopt(pid.as_raw_nonzero().get()) {
+            init.end();
+            return Err(error.into());
+        }
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);

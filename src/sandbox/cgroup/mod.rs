@@ -51,6 +51,8 @@ pub enum CgroupError {
     NotDelegated { controller: &'static str, path: PathBuf },
     #[error("{processes} processes are in the group {path}, which may hold none if it is to hand controllers down")]
     Occupied { path: PathBuf, processes: usize },
+    #[error("the container's init is not in its group, {path}: its limits would not hold")]
+    NotInGroup { path: PathBuf },
     #[error("{path} cannot be written to")]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("read /proc/self/mountinfo")]
@@ -76,8 +78,11 @@ impl From<&Limits> for GroupLimits {
 pub trait Cgroup {
     /// Makes the group, before libcontainer looks for it, with this share of the processors.
     fn make(&self, cpus: Option<Cpus>) -> Result<()>;
-    /// Hears which process is the container's init; pids as this process sees them.
-    fn adopt(&self, _init: i32) {}
+    /// Hears which process is the container's init; pids as this process sees them. Fails when it is not in the group:
+    /// libcontainer overlooks that it could not be put there, in a user namespace that is not the machine's.
+    fn adopt(&self, _init: i32) -> Result<()> {
+        Ok(())
+    }
     /// Whether the kernel itself holds the container to its limits; else its processes need what rlimits can do.
     fn enforces(&self) -> bool {
         true

@@ -225,6 +225,13 @@ impl Cgroup for Group {
         Err(CgroupError::NotInForce { path: file, wanted: quota, found: found.trim().to_owned() })
     }
 
+    fn adopt(&self, init: i32) -> Result<()> {
+        if self.processes()?.contains(&init) {
+            return Ok(());
+        }
+        Err(CgroupError::NotInGroup { path: self.dir.clone() })
+    }
+
     fn apply(&self, limits: &GroupLimits) -> Result<()> {
         enforce(&self.file("memory.max"), limits.memory)?;
         // Missing where the kernel has no swap.

@@ -51,8 +51,9 @@ impl Cgroup for Group {
         if cpus.is_some() { Err(super::CgroupError::NoShares) } else { Ok(()) }
     }
 
-    fn adopt(&self, init: i32) {
+    fn adopt(&self, init: i32) -> Result<()> {
         self.init.set(init);
+        Ok(())
     }
 
     fn enforces(&self) -> bool {
