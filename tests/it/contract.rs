@@ -368,7 +368,8 @@ fn connections_that_say_nothing_do_not_use_up_the_server() {
     let front = server.processes("front")[0];
     let descriptors = || std::fs::read_dir(format!("/proc/{front}/fd")).unwrap().count();
     eventually("the bound is reached", || descriptors() >= 42);
-    assert!(descriptors() < 60, "{}", descriptors());
+    // Four of the 64 are left for what else the front does.
+    assert!(descriptors() <= 60, "{}", descriptors());
     drop(idle);
     assert_eq!(server.get("/health").status, 200);
     assert!(!server.log().contains("no connection can be accepted"), "{}", server.log());
