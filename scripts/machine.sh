@@ -36,7 +36,8 @@ once() {
     as_root mv "$path.new" "$path"
 }
 
-# The kernel of the suite that the directory is called after (for arm64 with -arm64 behind it), its modules that are needed, and busybox, in a directory.
+# The kernel of the suite that the directory is called after (for arm64 with -arm64 behind it), its modules that are needed,
+# and busybox, in a directory.
 make_kernel() {
     local tree=$1.tree suite module file
     suite=$(basename "$1" .new)

@@ -6,9 +6,9 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::chain::chain;
-use crate::sandbox::cgroup::{CgroupError, Groups, Tree};
-use crate::sandbox::rootless;
-use crate::sandbox::{probe_namespaces, probe_procfs};
+use crate::sandbox::cgroup::{CgroupError, Tree};
+use crate::sandbox::{probe_namespaces, probe_procfs, rootless};
+use crate::task::Groups;
 
 /// ID-mapped mounts (mount_setattr(2)); openat2, pidfds and close_range are older.
 const KERNEL: (u32, u32) = (5, 12);

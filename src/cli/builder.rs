@@ -10,7 +10,8 @@ use crate::builder;
 use crate::chain::chain;
 use crate::image::{Event, Order, Store};
 use crate::keeper::{Instance, take_stop_signals};
-use crate::sandbox::{Resources, Slot};
+use crate::sandbox::Slot;
+use crate::task::Resources;
 
 /// An order is a definition and a lock.
 const ORDER_BYTES: u64 = 128 << 20;

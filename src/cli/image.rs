@@ -19,8 +19,8 @@ use super::store::{StoreArgs, mib};
 use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Definitions, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
-use crate::sandbox::cgroup::{Groups, Tree};
-use crate::task::{ImageName, TaskResult};
+use crate::sandbox::cgroup::Tree;
+use crate::task::{Groups, ImageName, TaskResult};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -59,10 +59,10 @@ struct Which {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Needs mmdebstrap. A definition that has not changed builds nothing; a build
-that fails leaves the image that was there. Each build leaves image.lock beside
-its definition (for those in /usr/share/faber/images: in DATA_DIR/locks), with the version and digest of every package it took: as long
-as that is there, the same versions are taken again. Exit status 1 when one
-failed.")]
+that fails leaves the image that was there. Each build leaves image.lock, with
+the version and digest of every package it took, beside its definition (for
+those in /usr/share/faber/images: in DATA_DIR/locks): as long as that is there,
+the same versions are taken again. Exit status 1 when one failed.")]
 pub struct BuildArgs {
     #[command(flatten)]
     which: Which,

@@ -14,9 +14,9 @@ use crate::config::{Config, Flag, Loaded, Size, Span};
 use crate::image::{Catalog, Image, Store};
 use crate::keeper::{Instance, take_stop_signals};
 use crate::needs;
-use crate::sandbox::cgroup::{Groups, Lack};
+use crate::sandbox::cgroup::Lack;
 use crate::sandbox::{Ran, Slot};
-use crate::task::{Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
+use crate::task::{Groups, Limit, Outcome, Report, ResourceLimits, Task, TaskRequest, TaskResult};
 
 /// The exit status when the task did not run.
 pub const FABER_FAILED: u8 = 125;

@@ -12,8 +12,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
-use crate::sandbox::cgroup::Groups;
-use crate::task::ImageName;
+use crate::task::{Groups, ImageName};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -15,9 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use layers::{ConfigError, Flag, Loaded, Origin};
 pub use values::{Concurrency, Memory, Pressure, Share, Size, Span};
 
-use crate::sandbox::Resources;
-use crate::sandbox::cgroup::Groups;
-use crate::task::{Bounds, ImageName, Limits, MINIMUM};
+use crate::task::{Bounds, Groups, ImageName, Limits, MINIMUM, Resources};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,4 +1,5 @@
-//! What an image was made of, exactly: image.lock, beside the definition or in the store. A build that finds one takes the versions in it.
+//! What an image was made of, exactly: image.lock, beside the definition or in the store. A build that finds one takes the
+//! versions in it.
 //!
 //! Each package is pinned by version and content, not by where it came from: no host name stands in a lock.
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::chain::chain;
-use crate::sandbox::Resources;
 use crate::sandbox::cgroup::{CgroupError, Tree};
 use crate::sandbox::rootless;
+use crate::task::Resources;
 
 /// Where the Faber instances of a machine find each other.
 const RUN_DIR: &str = "/run/faber";

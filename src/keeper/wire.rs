@@ -7,7 +7,8 @@
 //!
 //! front:  one byte, once           it serves, and a container waits for a task
 //! ```
-//! The front is not trusted with more: of what it says nothing but that byte is read. A closed socket means that the other is gone.
+//! The front is not trusted with more: of what it says nothing but that byte is read. A closed socket means that the other
+//! is gone.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;

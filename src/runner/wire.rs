@@ -11,8 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::sandbox::Resources;
-use crate::task::{ImageName, Limits, Report, Task};
+use crate::task::{ImageName, Limits, Report, Resources, Task};
 
 /// What a runner is to be.
 #[derive(Debug, Clone, Serialize, Deserialize)]

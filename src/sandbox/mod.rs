@@ -25,5 +25,5 @@ mod workshop;
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
 pub use namespaces::{probe as probe_namespaces, probe_procfs};
-pub use slot::{Resources, Slot, SlotError};
+pub use slot::{Slot, SlotError};
 pub use workshop::{Workshop, WorkshopError};

@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,17 +16,18 @@ use std::sync::OnceLock;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
-use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::fs::CWD;
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, move_mount, open_tree};
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::{ids, kernel, rootfs};
 
 /// Where, in Faber's own mount namespace, its directories are shown: the user's own are closed to all others, and so to the
-/// containers' users. There on every system, and of no use to Faber's tasks.
-const SHOWN: &str = "/mnt";
+/// containers' users. The first that is there; nothing that a user would have Faber read is below them, if it can be helped.
+const PLACES: [&str; 3] = ["/boot", "/srv", "/mnt"];
 const RUN: &str = "run";
 const DATA: &str = "data";
-/// The environment variable that tells the second execution of itself.
+/// The environment variable that tells the second execution of itself, and where that is.
 const ENTERED_BY: &str = "BEGUN_AGAIN_BY_FABER";
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,10 @@ pub enum RootlessError {
     Map(String),
     #[error("{path} is not yours alone: remove it, or set XDG_RUNTIME_DIR")]
     NotOwn { path: PathBuf },
+    #[error("none of {} is there, on which Faber could show its directories to its containers", PLACES.join(", "))]
+    NoPlace,
+    #[error("show {path} to the containers")]
+    Show { path: PathBuf, source: io::Error },
     #[error("{step}")]
     Io { step: &'static str, source: io::Error },
     #[error(transparent)]
@@ -86,9 +92,8 @@ struct Subordinate {
 /// # Errors
 /// When the machine does not let this user, with what helps.
 pub fn enter(data_dir: &Path) -> Result<PathBuf> {
-    let shown = Path::new(SHOWN);
-    match (rustix::process::geteuid().is_root(), std::env::var_os(ENTERED_BY)) {
-        (true, Some(_)) => {
+    match (rustix::process::geteuid().is_root(), std::env::var_os(ENTERED_BY).map(PathBuf::from)) {
+        (true, Some(shown)) => {
             let _ = ENTERED.set(shown.join(RUN));
             Ok(shown.join(DATA))
         }
@@ -101,31 +106,41 @@ pub fn enter(data_dir: &Path) -> Result<PathBuf> {
 /// once more; returns what went wrong.
 fn begin_again(data_dir: &Path) -> RootlessError {
     match arrange(data_dir) {
-        Ok(()) => {
+        Ok(shown) => {
             let mut words = std::env::args_os();
             let name = words.next().unwrap_or_else(|| "faber".into());
-            let error = Command::new("/proc/self/exe").arg0(name).args(words).env(ENTERED_BY, "1").exec();
+            let error = Command::new("/proc/self/exe").arg0(name).args(words).env(ENTERED_BY, shown).exec();
             RootlessError::Io { step: "begin again as root of a user namespace", source: error }
         }
         Err(error) => error,
     }
 }
 
-fn arrange(data_dir: &Path) -> Result<()> {
+/// Returns where the directories are shown.
+fn arrange(data_dir: &Path) -> Result<&'static Path> {
     let plan = Plan::of_this_user()?;
     fs::create_dir_all(data_dir).map_err(at("create data_dir"))?;
     become_root(&plan)?;
     rootfs::enter_private_mounts()?;
-    let shown = Path::new(SHOWN);
+    let shown = PLACES.map(Path::new).into_iter().find(|place| place.is_dir()).ok_or(RootlessError::NoPlace)?;
+    // Before something is mounted on what they may be below.
+    let directories =
+        [(RUN, plan.run_dir.as_path()), (DATA, data_dir)].map(|(name, dir)| (name, dir, clone_mount(dir)));
     mount("faber", shown, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=64k"))
-        .map_err(at("mount a tmpfs on /mnt"))?;
-    let show = |name: &str, dir: &Path| {
-        let place = shown.join(name);
-        fs::create_dir(&place)?;
-        Ok::<_, io::Error>(mount_bind(dir, &place)?)
-    };
-    show(RUN, &plan.run_dir).map_err(at("show the runtime directory on /mnt"))?;
-    show(DATA, data_dir).map_err(at("show data_dir on /mnt"))
+        .map_err(at("mount a tmpfs for Faber's directories"))?;
+    for (name, dir, tree) in directories {
+        let show = || {
+            let place = shown.join(name);
+            fs::create_dir(&place)?;
+            move_mount(tree?, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(io::Error::from)
+        };
+        show().map_err(|source| RootlessError::Show { path: dir.to_owned(), source })?;
+    }
+    Ok(shown)
+}
+
+fn clone_mount(dir: &Path) -> io::Result<OwnedFd> {
+    Ok(open_tree(CWD, dir, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?)
 }
 
 impl Plan {

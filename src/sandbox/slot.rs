@@ -8,9 +8,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use serde::{Deserialize, Serialize};
-
-use super::cgroup::{CgroupError, GroupLimits, Groups, Tree};
+use super::cgroup::{CgroupError, GroupLimits, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::Purpose;
@@ -19,7 +17,7 @@ use super::rootfs::{self, RootfsError};
 use super::seccomp::{Programs, SeccompError};
 use super::spec;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
-use crate::task::{Cpus, ImageId, ImageName, Limits};
+use crate::task::{Cpus, ImageId, ImageName, Limits, Resources};
 
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
@@ -63,19 +61,6 @@ pub struct Slot {
     limits: Option<GroupLimits>,
     /// What each container may use of the processors at once.
     pub(super) cpus: Option<Cpus>,
-}
-
-/// How the containers of an instance are held to what they may use.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub struct Resources {
-    pub groups: Groups,
-    /// What each may use of the processors at once.
-    pub cpus: Option<Cpus>,
-}
-
-impl Resources {
-    /// By control groups, with what there is of the processors.
-    pub const ALL: Self = Self { groups: Groups::Used, cpus: None };
 }
 
 /// An image's place in the slot.

@@ -25,6 +25,27 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpus(pub std::num::NonZeroU32);
 
+/// Whether tasks are held to their limits by control groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Groups {
+    Used,
+    /// As an ordinary user may ask who has none: then Faber watches.
+    Unused,
+}
+
+/// How all tasks of an instance are held to what they may use.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Resources {
+    pub groups: Groups,
+    /// What each may use of the processors at once.
+    pub cpus: Option<Cpus>,
+}
+
+impl Resources {
+    /// By control groups, with what there is of the processors.
+    pub const ALL: Self = Self { groups: Groups::Used, cpus: None };
+}
+
 /// What the server allows: defaults for what a task leaves out, and maxima for what it asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bounds {

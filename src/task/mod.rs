@@ -14,7 +14,7 @@ mod result;
 pub use files::{PathRefusal, WorkspacePath};
 pub use image::{Digest, ImageId, ImageName, Offer};
 pub use json::Object;
-pub use limits::{Bounds, Cpus, LimitRefusal, Limits, MINIMUM};
+pub use limits::{Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Resources};
 pub use outcome::{Hits, Limit, Outcome, Report, Usage};
 pub use request::{Refusal, ResourceLimits, Task, TaskRequest};
 pub use result::{LimitsExceeded, ResourceUsage, Status, TaskResult};

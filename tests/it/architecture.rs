@@ -36,6 +36,7 @@ fn dependencies_point_one_way() {
     only("crate::api", &["cli", "api"]);
     only("crate::builder", &["cli", "builder"]);
     only("crate::cli", &["cli"]);
+    only("crate::sandbox", &["builder", "cli", "keeper", "needs.rs", "runner", "sandbox"]);
     only("crate::scheduler", &["api", "cli", "scheduler"]);
     only("crate::keeper", &["cli", "keeper"]);
     only("tokio::", &["api", "cli", "scheduler", "image/oci/registry.rs"]);

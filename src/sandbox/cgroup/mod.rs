@@ -15,9 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
-use crate::task::{Cpus, Limits};
+use crate::task::{Cpus, Groups, Limits};
 use file::{read_number, read_pids};
 use mount::Mount;
 
@@ -135,14 +133,6 @@ pub enum Tree {
     V2(v2::Root),
     /// No groups are made.
     Without,
-}
-
-/// Whether tasks are held to their limits by control groups.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Groups {
-    Used,
-    /// As an ordinary user may ask who has none: then Faber watches.
-    Unused,
 }
 
 impl Tree {
