@@ -206,7 +206,7 @@ impl Running {
             control: init_control.as_raw_fd(),
             commands: init_commands.as_raw_fd(),
             foreign: foreign.collect(),
-            programs: slot.programs.clone(),
+            filter: slot.filter.clone(),
             purpose,
         };
         let removed = RemoveOnFailure { group: Some(&*group) };

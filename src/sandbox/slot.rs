@@ -14,7 +14,7 @@ use super::ids::{IdError, UidRange};
 use super::init::Purpose;
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
-use super::seccomp::{Programs, SeccompError};
+use super::seccomp::Filter;
 use super::spec;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
 use crate::task::{Cpus, ImageId, ImageName, Limits, Resources};
@@ -27,8 +27,6 @@ pub enum SlotError {
     Namespaces(#[from] NamespaceError),
     #[error(transparent)]
     Rootfs(#[from] RootfsError),
-    #[error(transparent)]
-    Seccomp(#[from] SeccompError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
     #[error("create {path}")]
@@ -47,7 +45,7 @@ pub struct Slot {
     pub(super) name: String,
     pub(super) tree: Tree,
     pub(super) namespaces: Namespaces,
-    pub(super) programs: Rc<Programs>,
+    pub(super) filter: Rc<Filter>,
     /// Descriptors of this process that its containers' inits close first.
     pub(super) foreign: Vec<RawFd>,
     pub(super) ids: UidRange,
@@ -96,7 +94,7 @@ impl Slot {
             name: name.to_owned(),
             tree: Tree::detect(resources.groups)?,
             namespaces,
-            programs: Rc::new(Programs::compile()?),
+            filter: Rc::new(Filter::compile()),
             foreign,
             ids,
             dir: dir.to_owned(),

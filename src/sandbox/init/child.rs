@@ -16,7 +16,7 @@ use super::{Failure, at, notify};
 use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
-use crate::sandbox::seccomp::Programs;
+use crate::sandbox::seccomp::Filter;
 
 /// Bytes of the main thread's stack, where the hard limit allows as much.
 const STACK: u64 = 8 << 20;
@@ -24,7 +24,7 @@ const STACK: u64 = 8 << 20;
 pub struct Child<'a> {
     /// Whom it becomes, without capabilities; None for a build step, which stays root of its user namespace.
     pub user: Option<User>,
-    pub programs: &'a Programs,
+    pub filter: &'a Filter,
 }
 
 impl Child<'_> {
@@ -53,7 +53,7 @@ impl Child<'_> {
             become_user(user).map_err(|errno| at(Step::User)(errno.into()))?;
         }
         // Loading also sets no_new_privs.
-        self.programs.load().map_err(|_| Failure { step: Step::Seccomp, errno: io_errno() })
+        self.filter.load().map_err(|_| Failure { step: Step::Seccomp, errno: io_errno() })
     }
 }
 

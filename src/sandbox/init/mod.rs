@@ -20,7 +20,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
 
 use super::kernel;
-use super::seccomp::Programs;
+use super::seccomp::Filter;
 use crate::frame;
 use crate::image::{User, WORKSPACE};
 use child::Child;
@@ -56,7 +56,7 @@ pub struct Init {
     pub commands: RawFd,
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
-    pub programs: Rc<Programs>,
+    pub filter: Rc<Filter>,
     pub purpose: Purpose,
 }
 
@@ -119,7 +119,7 @@ impl Init {
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;
-        let child = Child { user: self.user(), programs: &self.programs };
+        let child = Child { user: self.user(), filter: &self.filter };
         kernel::fork(|| child.run(control.as_fd(), commands)).map_err(at(Step::Fork))
     }
 
