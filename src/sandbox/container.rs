@@ -194,9 +194,8 @@ impl Created {
 
 impl Running {
     fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
-        let cgroup = slot.tree.path(&slot.instance, name);
         let group = slot.tree.group(&slot.instance, name);
-        spec::build(&purpose, &cgroup, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
+        spec::build(&purpose, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (stdout, init_stdout) = pipe(slot.ids_of(image.user)?)?;
@@ -318,7 +317,7 @@ impl Drop for Running {
     }
 }
 
-/// libcontainer may have made the group before it failed.
+/// The group is made before anything else may fail.
 struct RemoveOnFailure<'a> {
     group: Option<&'a dyn Cgroup>,
 }

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::cgroup::{CgroupError, GroupLimits, Tree};
+use super::cgroup::{CgroupError, Cover, GroupLimits, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::Purpose;
@@ -44,6 +44,7 @@ pub struct Slot {
     pub(super) instance: String,
     pub(super) name: String,
     pub(super) tree: Tree,
+    _cover: Cover,
     pub(super) namespaces: Namespaces,
     pub(super) filter: Rc<Filter>,
     /// Descriptors of this process that its containers' inits close first.
@@ -86,13 +87,14 @@ impl Slot {
         let ids = UidRange::claim(&run_dir.join("uid-ranges"))?;
         let namespaces = Namespaces::create(&ids)?;
         rootfs::enter_private_mounts()?;
-        Tree::leave_out_of_use()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
+        let (tree, cover) = Tree::detect(resources.groups)?.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
             name: name.to_owned(),
-            tree: Tree::detect(resources.groups)?,
+            tree,
+            _cover: cover,
             namespaces,
             filter: Rc::new(Filter::compile()),
             foreign,

@@ -4,7 +4,7 @@
 //! they are written to the cgroup when they are known.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use libcontainer::oci_spec::OciSpecError;
 use libcontainer::oci_spec::runtime::{
@@ -12,6 +12,7 @@ use libcontainer::oci_spec::runtime::{
     Mount, MountBuilder, ProcessBuilder, RootBuilder, Spec, SpecBuilder, UserBuilder,
 };
 
+use super::cgroup;
 use super::init::Purpose;
 use crate::image::{User, WORKSPACE};
 
@@ -20,35 +21,12 @@ const HOSTNAME: &str = "faber";
 /// The root file system, in the bundle.
 pub const ROOTFS: &str = "rootfs";
 
-/// What a task must not see of /proc: the lists of the container engines, and more that tells of the
-/// machine and of others on it.
-const MASKED: [&str; 17] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/cmdline",
-    "/proc/diskstats",
-    "/proc/interrupts",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/locks",
-    "/proc/modules",
-    "/proc/partitions",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/proc/swaps",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-];
-/// What a task may see of /proc, but not write.
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// The spec of a container for `purpose` in a slot with these namespaces and this cgroup.
+/// The spec of a container for `purpose` in a slot with these namespaces. What the init does itself is not in it: control
+/// groups, and masks over /proc.
 ///
 /// # Errors
 /// When a builder misses a field, which would be a mistake here.
-pub fn build(purpose: &Purpose, cgroup: &Path, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
     let (is_task, cwd, network) = match purpose {
         Purpose::Task(_) => (true, WORKSPACE, Some(network)),
         Purpose::BuildStep { .. } => (false, "/", None),
@@ -74,20 +52,20 @@ pub fn build(purpose: &Purpose, cgroup: &Path, (user, network): (PathBuf, PathBu
         )
         .linux(
             LinuxBuilder::default()
-                .cgroups_path(cgroup)
+                .cgroups_path(cgroup::PATH_SHOWN)
                 .namespaces(namespaces(user, network)?)
-                .masked_paths(existing(&MASKED))
-                .readonly_paths(existing(&READ_ONLY))
+                .masked_paths(Vec::new())
+                .readonly_paths(Vec::new())
                 .build()?,
         )
         .build()
 }
 
-/// What the init needs to become the task and to end it; the task's own set is empty. A build step keeps what installing
+/// What the init needs to seal its container, to become the task and to end it; the task's own set is empty. A build step keeps what installing
 /// packages takes: root over the files of its own user namespace, and nothing of the machine's.
 fn capabilities(purpose: &Purpose) -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
-    use Capability::{Chown, DacOverride, Fowner, Fsetid, Kill, Setfcap, Setgid, Setpcap, Setuid};
-    let mut set: HashSet<_> = [Setuid, Setgid, Setpcap, Kill].into();
+    use Capability::{Chown, DacOverride, Fowner, Fsetid, Kill, Setfcap, Setgid, Setpcap, Setuid, SysAdmin};
+    let mut set: HashSet<_> = [Setuid, Setgid, Setpcap, Kill, SysAdmin].into();
     if let Purpose::BuildStep { .. } = purpose {
         set.extend([Chown, DacOverride, Fowner, Fsetid, Setfcap]);
     }
@@ -102,11 +80,11 @@ fn capabilities(purpose: &Purpose) -> Result<libcontainer::oci_spec::runtime::Li
 
 /// Without a network namespace of its own a container has the machine's.
 fn namespaces(user: PathBuf, network: Option<PathBuf>) -> Result<Vec<LinuxNamespace>, OciSpecError> {
-    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, User, Uts};
+    use LinuxNamespaceType::{Ipc, Mount, Network, Pid, User, Uts};
     let new = |typ| LinuxNamespaceBuilder::default().typ(typ).build();
     let joined = |typ, path: PathBuf| LinuxNamespaceBuilder::default().typ(typ).path(path).build();
     let network = network.map(|path| joined(Network, path)).transpose()?;
-    let all = [joined(User, user)?, new(Pid)?, new(Mount)?, new(Ipc)?, new(Uts)?, new(Cgroup)?];
+    let all = [joined(User, user)?, new(Pid)?, new(Mount)?, new(Ipc)?, new(Uts)?];
     Ok(all.into_iter().chain(network).collect())
 }
 
@@ -114,8 +92,9 @@ fn namespaces(user: PathBuf, network: Option<PathBuf>) -> Result<Vec<LinuxNamesp
 /// A build step writes to its root, which is on disk.
 fn mounts(purpose: &Purpose) -> Result<Vec<Mount>, OciSpecError> {
     let mut mounts = vec![
-        // hidepid: a task sees its own processes, not the init.
-        mount("proc", "proc", "/proc", "nosuid,noexec,nodev,hidepid=2")?,
+        // hidepid: a task sees its own processes, not the init. Read-only: all that can be set below it is the machine's, or
+        // else what a system call sets, too.
+        mount("proc", "proc", "/proc", "ro,nosuid,noexec,nodev,hidepid=2")?,
         mount("tmpfs", "tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64")?,
         mount("tmpfs", "tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
     ];
@@ -141,9 +120,4 @@ fn mount(typ: &str, source: &str, destination: &str, options: &str) -> Result<Mo
         .destination(destination)
         .options(options.split(',').map(str::to_owned).collect::<Vec<_>>())
         .build()
-}
-
-/// Each path costs system calls, so only what this kernel has is named.
-fn existing(paths: &[&str]) -> Vec<String> {
-    paths.iter().filter(|path| Path::new(path).exists()).map(|&path| path.to_owned()).collect()
 }

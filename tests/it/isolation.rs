@@ -1,6 +1,7 @@
 //! What DESIGN's isolation list says, seen from inside.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -47,14 +48,21 @@ fn on_the_machine_every_slot_has_a_user_of_its_own() {
 
 /// The real user ids of the processes with this command line.
 fn users_of(command: &[&str]) -> Vec<u32> {
+    processes_of(command).iter().filter_map(|process| status_field(process, "Uid")?.parse().ok()).collect()
+}
+
+/// The directories in /proc of the processes with this command line.
+fn processes_of(command: &[&str]) -> Vec<PathBuf> {
     let wanted = command.join("\0") + "\0";
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let matching = processes.filter(|path| fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line == wanted));
-    let uid = |path: std::path::PathBuf| {
-        let status = fs::read_to_string(path.join("status")).ok()?;
-        status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_whitespace().next()?.parse().ok()
-    };
-    matching.filter_map(uid).collect()
+    processes.filter(|path| fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line == wanted)).collect()
+}
+
+/// The first word of a field of proc_pid_status(5).
+fn status_field(process: &Path, name: &str) -> Option<String> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    Some(field.split_whitespace().next()?.to_owned())
 }
 
 #[test]
@@ -94,6 +102,48 @@ fn nothing_of_the_machine_is_to_be_seen() {
     let mounts = server.shell("cat /proc/self/mountinfo");
     assert!(!mounts.contains(server.instance()) && !mounts.contains("/run/faber"), "{mounts}");
     assert_eq!(server.shell("cat /proc/self/cgroup | cut -d: -f3 | sort -u"), "/");
+}
+
+#[test]
+fn proc_is_read_only_and_tells_nothing_of_the_machine() {
+    let server = Server::start_open();
+    let files = "acpi asound cmdline diskstats interrupts kallsyms kcore keys latency_stats locks modules partitions \
+                 sched_debug scsi swaps timer_list timer_stats";
+    let here = files.split_whitespace().filter(|name| Path::new("/proc").join(name).exists()).count();
+    assert!(here > 5, "the machine's own /proc");
+    let script = "cd /proc; for f in $FILES; do test -d $f && ls -A $f; test -f $f -o -c $f && cat $f; done; ls -d $FILES | wc -l";
+    let task = json!({ "command": "bash", "args": ["-c", script], "env": { "FILES": files } });
+    let told = server.run(task)["stdout"].as_str().unwrap().to_owned();
+    assert_eq!(told.trim(), here.to_string(), "nothing but how many there are: {told}");
+    let mounts = server.shell("cat /proc/self/mountinfo");
+    let proc = mounts.lines().find(|line| line.contains(" / /proc ")).unwrap();
+    assert!(proc.split_whitespace().nth(5).unwrap().starts_with("ro,nosuid,nodev,noexec"), "{proc}");
+    assert_eq!(server.shell("echo x > /proc/self/comm 2>/dev/null && echo wrote; true"), "");
+}
+
+#[test]
+fn the_init_keeps_no_more_than_it_needs() {
+    let server = Server::start_open();
+    let sleep = json!({ "command": "sleep", "args": ["1.9"] });
+    let url = server.url();
+    let client = std::thread::spawn(move || {
+        let body = json!({ "tasks": [sleep] }).to_string();
+        ureq::post(format!("{url}/execute")).content_type("application/json").send(body).unwrap()
+    });
+    let mut init = None;
+    eventually("the task runs", || {
+        init = processes_of(&["sleep", "1.9"]).first().and_then(|task| status_field(task, "PPid"));
+        init.is_some()
+    });
+    let init = Path::new("/proc").join(init.unwrap());
+    // CAP_KILL, CAP_SETGID, CAP_SETUID and CAP_SETPCAP (linux/capability.h).
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        assert_eq!(status_field(&init, set).unwrap(), "00000000000001e0", "{set}");
+    }
+    for set in ["CapInh", "CapAmb"] {
+        assert_eq!(status_field(&init, set).unwrap(), "0000000000000000", "{set}");
+    }
+    client.join().unwrap();
 }
 
 #[test]

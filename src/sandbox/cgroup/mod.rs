@@ -1,9 +1,10 @@
 //! Control groups: where limits are put in force and usage is read.
 //!
 //! Faber's groups are `<top>/faber/<instance>/<container>`: every name says who made it, and nothing else is touched.
-//! libcontainer puts the init into its container's group; limits, usage and removal are ours.
+//! libcontainer has no part in them ([`cover`]).
 //! Sources: cgroups(7), admin-guide/cgroup-v1/*.rst, admin-guide/cgroup-v2.rst.
 
+mod cover;
 mod file;
 mod mount;
 mod v1;
@@ -14,6 +15,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+pub use cover::{Cover, PATH as PATH_SHOWN};
 
 use crate::task::{Cpus, Groups, Limits};
 use file::{read_number, read_pids};
@@ -49,8 +52,8 @@ pub enum CgroupError {
     NotDelegated { controller: &'static str, path: PathBuf },
     #[error("{processes} processes are in the group {path}, which may hold none if it is to hand controllers down")]
     Occupied { path: PathBuf, processes: usize },
-    #[error("the container's init is not in its group, {path}: its limits would not hold")]
-    NotInGroup { path: PathBuf },
+    #[error("cover {path}, where libcontainer looks for groups")]
+    Cover { path: PathBuf, source: io::Error },
     #[error("{path} cannot be written to")]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("read /proc/self/mountinfo")]
@@ -74,13 +77,10 @@ impl From<&Limits> for GroupLimits {
 
 /// The group of one container. Times in nanoseconds, sizes in bytes.
 pub trait Cgroup {
-    /// Makes the group, before libcontainer looks for it, with this share of the processors.
+    /// Makes the group, with this share of the processors.
     fn make(&self, cpus: Option<Cpus>) -> Result<()>;
-    /// Hears which process is the container's init; pids as this process sees them. Fails when it is not in the group:
-    /// libcontainer overlooks that it could not be put there, in a user namespace that is not the machine's.
-    fn adopt(&self, _init: i32) -> Result<()> {
-        Ok(())
-    }
+    /// Takes the container's init in, whose pid is as this process sees it: all that comes of it is in the group, too.
+    fn adopt(&self, init: i32) -> Result<()>;
     /// Whether the kernel itself holds the container to its limits; else its processes need what rlimits can do.
     fn enforces(&self) -> bool {
         true
@@ -148,26 +148,17 @@ impl Tree {
         }
     }
 
-    /// Takes out of the calling process' mount namespace, which is its own, the hierarchies without a controller of use here:
-    /// libcontainer makes a group in each that it finds, and each costs it a tenth of a millisecond or two. One that cannot be
-    /// taken out is used, and its groups are removed, as any other.
-    pub fn leave_out_of_use() -> Result<()> {
-        for mount in Mount::list()?.iter().filter(|mount| v1::is_out_of_use(mount)) {
-            let _ = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::DETACH);
-        }
-        Ok(())
+    /// Has libcontainer leave groups alone that the calling process makes from now on, by mounts in the process' own mount
+    /// namespace; what has to make way for them is then below `dir`.
+    pub fn keep_to_ourselves(self, dir: &Path) -> Result<(Self, Cover)> {
+        let tree = match self {
+            Self::V1(hierarchies) => Self::V1(hierarchies.moved(dir)?),
+            other => other,
+        };
+        Ok((tree, Cover::lay()?))
     }
 
-    /// The path of a container's group inside its hierarchy, as the OCI spec's `cgroupsPath` wants it: absolute, unique.
-    pub fn path(&self, instance: &str, container: &str) -> PathBuf {
-        let below = Path::new(TOP).join(instance).join(container);
-        match self {
-            Self::V1(_) | Self::Without => Path::new("/").join(below),
-            Self::V2(root) => root.path(&below),
-        }
-    }
-
-    /// The group of a container, at [`Tree::path`].
+    /// The group of a container.
     pub fn group(&self, instance: &str, container: &str) -> Box<dyn Cgroup> {
         let below = Path::new(TOP).join(instance).join(container);
         match self {

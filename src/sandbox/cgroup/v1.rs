@@ -13,32 +13,11 @@ use super::{
     remove_group,
 };
 
-/// Every v1 hierarchy libcontainer puts a container into, by controller.
-const CONTROLLERS: [&str; 12] = [
-    "cpu",
-    "cpuacct",
-    "cpuset",
-    "devices",
-    "hugetlb",
-    "memory",
-    "pids",
-    "perf_event",
-    "blkio",
-    "net_prio",
-    "net_cls",
-    "freezer",
-];
-
-/// Those in use: what limits and usage need, and devices, without which libcontainer makes no container.
-const NEEDED: [&str; 4] = ["memory", "pids", "cpuacct", "devices"];
+/// What limits and usage need.
+const NEEDED: [&str; 3] = ["memory", "pids", "cpuacct"];
 
 /// What a task's connections may hold on their way, beside its memory: senders wait beyond it.
 const TCP_BYTES: u64 = 8 << 20;
-
-/// Whether it is a v1 hierarchy that has none of the controllers in use.
-pub fn is_out_of_use(mount: &Mount) -> bool {
-    mount.fs_type == "cgroup" && !mount.super_options.iter().any(|option| NEEDED.contains(&option.as_str()))
-}
 
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
@@ -47,20 +26,30 @@ pub struct Hierarchies {
 
 impl Hierarchies {
     pub fn find(mounts: &[Mount]) -> Result<Self> {
-        let roots: BTreeMap<_, _> = CONTROLLERS
-            .into_iter()
-            .filter_map(|controller| {
-                let has = |mount: &&Mount| mount.super_options.iter().any(|option| option == controller);
-                let mount = mounts.iter().filter(|mount| mount.fs_type == "cgroup").find(has)?;
-                Some((controller, mount.point.clone()))
-            })
-            .collect();
-        for needed in NEEDED {
-            if !roots.contains_key(needed) {
-                return Err(CgroupError::NoController(needed));
+        let root = |controller: &&str| {
+            let has = |mount: &&Mount| mount.super_options.iter().any(|option| option == controller);
+            mounts.iter().filter(|mount| mount.fs_type == "cgroup").find(has).map(|mount| mount.point.clone())
+        };
+        let found = |controller: &'static str| {
+            root(&controller).map(|root| (controller, root)).ok_or(CgroupError::NoController(controller))
+        };
+        Ok(Self { roots: NEEDED.into_iter().map(found).collect::<Result<_>>()? })
+    }
+
+    /// The same, mounted below `dir`.
+    pub fn moved(&self, dir: &Path) -> Result<Self> {
+        let moved = |(&controller, root): (&&'static str, &PathBuf)| {
+            // One hierarchy may have several of the controllers, and is one place then.
+            let name = self.roots.iter().find(|(_, other)| *other == root).map_or(controller, |(first, _)| first);
+            let point = dir.join(name);
+            if !point.exists() {
+                fs::create_dir_all(&point).map_err(|source| CgroupError::Create { path: point.clone(), source })?;
+                rustix::mount::mount_bind(root, &point)
+                    .map_err(|errno| CgroupError::Cover { path: root.clone(), source: errno.into() })?;
             }
-        }
-        Ok(Self { roots })
+            Ok((controller, point))
+        };
+        Ok(Self { roots: self.roots.iter().map(moved).collect::<Result<_>>()? })
     }
 
     /// The root of each hierarchy once, however many controllers share it.
@@ -71,10 +60,9 @@ impl Hierarchies {
         roots.into_iter()
     }
 
-    /// Makes `below` in the hierarchies in use. `faber run` would not see it in others, and could not remove it.
     pub fn prepare(&self, below: &Path) -> Result<()> {
-        NEEDED.iter().try_for_each(|controller| {
-            let path = self.roots[controller].join(below);
+        self.roots().try_for_each(|root| {
+            let path = root.join(below);
             fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
         })
     }
@@ -98,8 +86,16 @@ pub struct Group {
 
 impl Cgroup for Group {
     fn make(&self, cpus: Option<Cpus>) -> Result<()> {
-        // libcontainer makes it, in each hierarchy that it finds.
-        if cpus.is_some() { Err(CgroupError::NoShares) } else { Ok(()) }
+        if cpus.is_some() {
+            return Err(CgroupError::NoShares);
+        }
+        self.all.iter().try_for_each(|path| {
+            fs::create_dir(path).map_err(|source| CgroupError::Create { path: path.clone(), source })
+        })
+    }
+
+    fn adopt(&self, init: i32) -> Result<()> {
+        self.all.iter().try_for_each(|group| write(&group.join("cgroup.procs"), init))
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {

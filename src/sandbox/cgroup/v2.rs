@@ -15,14 +15,13 @@ use std::path::{Path, PathBuf};
 
 use crate::task::Cpus;
 
+use super::cover::MOUNT_POINT;
 use super::file::{enforce, enforce_exactly, read, read_keyed, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
     Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak, remove_group,
 };
 
-/// Where libcontainer looks for it, and systemd mounts it.
-const MOUNT_POINT: &str = "/sys/fs/cgroup";
 /// The leaf of Faber's own processes.
 const OWN: &str = "keeper";
 /// What limits take; accounting of CPU time needs no controller.
@@ -43,8 +42,6 @@ const KILL: Lack =
 #[derive(Debug, Clone)]
 pub struct Root {
     top: PathBuf,
-    /// The same as the hierarchy names it.
-    path: PathBuf,
     /// The calling process' group, where the mount shows it.
     own: Option<PathBuf>,
 }
@@ -64,7 +61,7 @@ impl Root {
         // In the group itself, or in the leaf beside what it is delegated for.
         let mut near = own.as_deref().into_iter().flat_map(|own| own.ancestors().take(2));
         let path = near.find(|path| is_delegated(&below(&mount.point, path))).unwrap_or(Path::new("/"));
-        let root = Self { top: below(&mount.point, path), path: path.to_owned(), own: own.clone() };
+        let root = Self { top: below(&mount.point, path), own: own.clone() };
         let controllers = read(&root.top.join("cgroup.controllers"))?;
         match NEEDED.into_iter().find(|needed| !has(&controllers, needed)) {
             None => Ok(Some(root)),
@@ -75,11 +72,6 @@ impl Root {
     /// What Faber's groups are below.
     pub fn top(&self) -> &PathBuf {
         &self.top
-    }
-
-    /// A group's path in the hierarchy.
-    pub fn path(&self, below: &Path) -> PathBuf {
-        self.path.join(below)
     }
 
     /// Whether it is the machine's root, which alone may hold processes and hand controllers down.
@@ -226,10 +218,7 @@ impl Cgroup for Group {
     }
 
     fn adopt(&self, init: i32) -> Result<()> {
-        if self.processes()?.contains(&init) {
-            return Ok(());
-        }
-        Err(CgroupError::NotInGroup { path: self.dir.clone() })
+        write(&self.file("cgroup.procs"), init)
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {

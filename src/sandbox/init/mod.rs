@@ -1,11 +1,12 @@
 //! The init: PID 1 of every container, Faber's own, run by libcontainer as the spec's process.
 //!
-//! It runs as root of the slot's user namespace with four capabilities; the task runs as its image's [`User`] with none. So the
+//! It runs as root of the slot's user namespace with four capabilities, once [`seal`] is done; the task runs as its image's [`User`] with none. So the
 //! task can neither signal nor inspect it. It is a fork of the single-threaded runner, without exec: it may allocate,
 //! but must not log.
 
 mod child;
 mod place;
+mod seal;
 pub mod wire;
 
 use std::collections::HashMap;
@@ -116,6 +117,7 @@ impl Init {
     }
 
     fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
+        seal::seal()?;
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;

@@ -79,6 +79,8 @@ pub fn nanoseconds(clock: ClockId) -> u64 {
 #[repr(u64)]
 pub enum Step {
     Receive = 1,
+    CgroupNamespace,
+    Mask,
     Files,
     Fork,
     Session,
@@ -91,8 +93,10 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::Receive,
+        Self::CgroupNamespace,
+        Self::Mask,
         Self::Files,
         Self::Fork,
         Self::Session,
@@ -107,6 +111,8 @@ impl Step {
     pub fn words(self) -> &'static str {
         match self {
             Self::Receive => "receive the command",
+            Self::CgroupNamespace => "make the control group namespace",
+            Self::Mask => "mask parts of /proc",
             Self::Files => "write the task's files",
             Self::Fork => "fork the task's process",
             Self::Session => "make the task's session",
