@@ -10,14 +10,15 @@ use axum::response::{IntoResponse, Response};
 
 use super::App;
 use super::auth::{KeyIndex, authenticate};
-use super::client_address::client_address;
+use super::client_address::{client_address, network};
 use super::error::ApiError;
 use super::rate_limit::Allowance;
+use crate::scheduler::Client;
 
 pub async fn admit(
     State(app): State<Arc<App>>,
     ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Response {
     let address = client_address(peer.ip(), request.headers(), &app.config.server.trusted_proxies);
@@ -31,6 +32,7 @@ pub async fn admit(
     let mut response = match admitted.and_then(|key| pass(by_key).map(|()| key)) {
         Ok(key) => {
             record(&app, key);
+            request.extensions_mut().insert(key.map_or(Client::Address(network(address)), Client::Key));
             next.run(request).await
         }
         Err(error) => error.into_response(),

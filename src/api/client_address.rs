@@ -1,6 +1,6 @@
 //! Whose request it is: the peer, or whom a trusted proxy names.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::HeaderMap;
 
@@ -26,6 +26,17 @@ pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Proxy]) -> I
         }
     }
     peer
+}
+
+/// Who counts as one client: whoever has an IPv6 address has the /64 network around it.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
 }
 
 #[cfg(test)]

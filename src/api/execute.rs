@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -16,7 +17,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::{App, images};
 use crate::image::Image;
-use crate::scheduler::{Pending, QueueTimeout, RETRY_AFTER, Saturated};
+use crate::scheduler::{Client, Pending, QueueTimeout, RETRY_AFTER, Saturated};
 use crate::task::{Object, Offer, Outcome, Report, Task, TaskRequest, TaskResult};
 
 /// One or more tasks. They are independent, and run in parallel as far as capacity allows.
@@ -87,7 +88,12 @@ const BODY_PATIENCE: Duration = Duration::from_secs(60);
             example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),
     )
 )]
-pub async fn execute(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+pub async fn execute(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
     check_headers(&headers)?;
     let limit = app.config.server.body_limit.0;
     let size = body.size_hint();
@@ -101,7 +107,7 @@ pub async fn execute(State(app): State<Arc<App>>, headers: HeaderMap, body: Body
     tracing::Span::current().record("tasks", requests.len());
     let (tasks, refusals) = accept(&app, requests)?;
     held.more(&app.buffers, tasks.iter().map(|task| task.limits.output).sum())?;
-    let reports = run(&app, tasks, refusals).await?;
+    let reports = run(&app, client, tasks, refusals).await?;
     let response = ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() };
     let bytes = serde_json::to_vec(&response).map_err(|_| ApiError::Internal)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], held.answer(bytes)).into_response())
@@ -173,9 +179,14 @@ fn accept(app: &App, requests: Vec<TaskRequest>) -> Result<(Vec<Task>, Vec<Optio
 }
 
 /// One report for each request, in order; or the one error that stands for all.
-async fn run(app: &App, tasks: Vec<Task>, refusals: Vec<Option<String>>) -> Result<Vec<Report>, ApiError> {
+async fn run(
+    app: &App,
+    client: Client,
+    tasks: Vec<Task>,
+    refusals: Vec<Option<String>>,
+) -> Result<Vec<Report>, ApiError> {
     let pending =
-        app.scheduler.submit(tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
+        app.scheduler.submit(client, tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
     let mut pending = pending.into_iter();
     let ends = refusals.into_iter().map(|refusal| match refusal {
         Some(reason) => Either::Left(future::ready(End::Refused(reason))),

@@ -12,6 +12,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use super::auth::KeyIndex;
+use super::client_address::network;
 use crate::config::RateLimit;
 
 /// Addresses remembered one by one; about 100 bytes each.
@@ -30,11 +31,10 @@ pub struct RateLimits {
     hasher: RandomState,
 }
 
-/// Who counts as one client. Whoever has an IPv6 address has the /64 network around it.
+/// Who shares an allowance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Client {
-    V4([u8; 4]),
-    V6([u16; 4]),
+    One(IpAddr),
     Shared(u64),
 }
 
@@ -65,15 +65,9 @@ impl RateLimits {
     }
 
     fn client(&self, address: IpAddr) -> Client {
-        let client = match address.to_canonical() {
-            IpAddr::V4(address) => Client::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Client::V6([a, b, c, d])
-            }
-        };
+        let client = network(address);
         if self.by_address.len() < ADDRESSES || self.tidy() {
-            client
+            Client::One(client)
         } else {
             Client::Shared(self.hasher.hash_one(client) % SHARED)
         }

@@ -2,12 +2,12 @@
 //!
 //! Runners pull: one that holds a created container takes the first task of the queue as soon as there is a free place
 //! and the sum of the running tasks' memory limits stays in the budget. The head of the queue is never overtaken, so a
-//! large task cannot starve.
+//! large task cannot starve; and clients take turns, so that nobody's many tasks are ahead of another's one.
 
 mod handle;
+mod queue;
 mod stall;
 
-use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::task::{Report, Task};
+pub use queue::Client;
+use queue::Queue;
 pub use stall::Stall;
 
 /// How long a client is asked to wait when there is no room for its tasks.
@@ -30,7 +32,7 @@ pub struct Capacity {
     pub concurrency: usize,
     /// Bytes: the sum of the running tasks' memory limits.
     pub memory: u64,
-    /// Tasks that may wait beyond those that can run.
+    /// Tasks of one client that may wait beyond those that can run.
     pub queue_length: usize,
     /// How long a task may wait for its turn.
     pub queue_timeout: Duration,
@@ -51,7 +53,7 @@ pub struct Scheduler {
 
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Job>,
+    queue: Queue<Job>,
     running: usize,
     memory: u64,
     runners: usize,
@@ -66,9 +68,9 @@ struct Job {
     span: tracing::Span,
 }
 
-/// The queue is full: nothing of the request was taken.
+/// Too many of the client's tasks wait: nothing of the request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the queue is full")]
+#[error("too many of the client's tasks wait")]
 pub struct Saturated {
     pub retry_after: Duration,
 }
@@ -117,16 +119,16 @@ impl Scheduler {
         })
     }
 
-    /// Takes all of `tasks` in order, or none of them.
-    pub fn submit(self: &Arc<Self>, tasks: Vec<Task>) -> Result<Vec<Pending>, Saturated> {
+    /// Takes all of the client's `tasks` in order, or none of them.
+    pub fn submit(self: &Arc<Self>, client: Client, tasks: Vec<Task>) -> Result<Vec<Pending>, Saturated> {
         let mut state = self.state();
         // Those whose client went away no longer count.
         state.queue.retain(|job| !job.reply.is_closed());
         let free = self.capacity.concurrency.saturating_sub(state.running);
-        if state.queue.len() + tasks.len() > self.capacity.queue_length + free || *self.cancelled.borrow() {
+        if state.queue.of(client) + tasks.len() > self.capacity.queue_length + free || *self.cancelled.borrow() {
             return Err(Saturated { retry_after: RETRY_AFTER });
         }
-        let pending = tasks.into_iter().map(|task| self.enqueue(&mut state, task)).collect();
+        let pending = tasks.into_iter().map(|task| self.enqueue(&mut state, client, task)).collect();
         drop(state);
         self.changed.notify_waiters();
         Ok(pending)
@@ -139,17 +141,17 @@ impl Scheduler {
 
     /// Ends every task: a running one is answered as cancelled, a waiting one as not executed. No task is taken any more.
     pub fn cancel_all(&self) {
-        let queue = std::mem::take(&mut self.state().queue);
+        let waiting = self.state().queue.take();
         self.cancelled.send_replace(true);
-        for job in queue {
+        for job in waiting {
             let _ = job.reply.send(Report::not_executed("the server is stopping"));
         }
     }
 
-    fn enqueue(&self, state: &mut State, task: Task) -> Pending {
+    fn enqueue(&self, state: &mut State, client: Client, task: Task) -> Pending {
         let (started, has_started) = oneshot::channel();
         let (reply, report) = oneshot::channel();
-        state.queue.push_back(Job { task, started, reply, span: tracing::Span::current() });
+        state.queue.push(client, Job { task, started, reply, span: tracing::Span::current() });
         let patience = self.capacity.queue_timeout;
         Pending { started: has_started, reply: report, queued: Instant::now(), patience }
     }
@@ -176,16 +178,16 @@ impl Scheduler {
         if stalled && state.running > 0 {
             return None;
         }
-        while state.queue.front().is_some_and(|job| job.reply.is_closed()) {
-            state.queue.pop_front();
+        if state.queue.first()?.reply.is_closed() {
+            state.queue.retain(|job| !job.reply.is_closed());
         }
-        let memory = state.queue.front()?.task.limits.memory;
+        let memory = state.queue.first()?.task.limits.memory;
         if state.running >= self.capacity.concurrency || state.memory + memory > self.capacity.memory {
             return None;
         }
         state.running += 1;
         state.memory += memory;
-        let job = state.queue.pop_front()?;
+        let job = state.queue.pop()?;
         Some((job, Place { scheduler: self, memory }))
     }
 
@@ -195,7 +197,7 @@ impl Scheduler {
         if state.runners > 1 {
             return;
         }
-        for job in std::mem::take(&mut state.queue) {
+        for job in state.queue.take() {
             let _ = job.reply.send(Report::fault("Faber could not make a container"));
         }
     }

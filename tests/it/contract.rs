@@ -1,6 +1,8 @@
 //! Each line of the API page.
 
 use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
@@ -283,6 +285,36 @@ fn a_full_queue_is_503_with_the_time_to_wait() {
     assert!(refused.header("retry-after").parse::<u64>().unwrap() >= 1);
     // All or nothing: two of them would have fit, and still do.
     assert_eq!(server.execute(json!([{ "command": "true" }, { "command": "true" }])).status, 200);
+}
+
+#[test]
+fn a_thousand_tasks_of_one_key_are_not_ahead_of_anothers_one() {
+    let ((flood, one), (single, other)) = (new_key(), new_key());
+    let keys = format!("{}, {}", one.trim_end_matches(']'), other.trim_start_matches('[').replace("class", "judge"));
+    let env = [
+        NO_LIMIT,
+        ("FABER_AUTH__KEYS", &keys),
+        ("FABER_EXECUTION__CONCURRENCY", "1"),
+        ("FABER_EXECUTION__MAX_TASKS", "1001"),
+    ];
+    let server = Server::start(&[], &env);
+    let ask = |key: &str, body: &str| server.post(body, &[("Authorization", &format!("Bearer {key}"))]);
+    // Five minutes, if all of it were run; it ends with its connection.
+    let sleep = ["sleep", "0.31"];
+    let body = json!({ "tasks": vec![json!({ "command": sleep[0], "args": [sleep[1]] }); 1001] }).to_string();
+    let mut client = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nHost: faber\r\nAuthorization: Bearer {flood}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).unwrap();
+    eventually("the flood is taken", || !running(&sleep).is_empty());
+    assert_eq!(ask(&flood, &body).status, 503, "it has no room for more");
+    let answer = ask(&single, &json!({ "tasks": [{ "command": "echo", "args": ["mine"] }] }).to_string());
+    assert_eq!(answer.json()["results"][0]["stdout"], "mine\n");
+    client.set_nonblocking(true).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock, "the flood goes on");
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! What DESIGN's isolation list says, seen from inside.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, eventually};
+use crate::support::{Server, eventually, running};
 
 #[test]
 fn the_task_is_nobody_and_can_become_nobody_else() {
@@ -48,19 +48,12 @@ fn on_the_machine_every_slot_has_a_user_of_its_own() {
 
 /// The real user ids of the processes with this command line.
 fn users_of(command: &[&str]) -> Vec<u32> {
-    processes_of(command).iter().filter_map(|process| status_field(process, "Uid")?.parse().ok()).collect()
-}
-
-/// The directories in /proc of the processes with this command line.
-fn processes_of(command: &[&str]) -> Vec<PathBuf> {
-    let wanted = command.join("\0") + "\0";
-    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    processes.filter(|path| fs::read_to_string(path.join("cmdline")).is_ok_and(|line| line == wanted)).collect()
+    running(command).into_iter().filter_map(|pid| status_field(pid, "Uid")?.parse().ok()).collect()
 }
 
 /// The first word of a field of proc_pid_status(5).
-fn status_field(process: &Path, name: &str) -> Option<String> {
-    let status = fs::read_to_string(process.join("status")).ok()?;
+fn status_field(pid: i32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     Some(field.split_whitespace().next()?.to_owned())
 }
@@ -132,16 +125,16 @@ fn the_init_keeps_no_more_than_it_needs() {
     });
     let mut init = None;
     eventually("the task runs", || {
-        init = processes_of(&["sleep", "1.9"]).first().and_then(|task| status_field(task, "PPid"));
+        init = running(&["sleep", "1.9"]).first().and_then(|task| status_field(*task, "PPid")?.parse().ok());
         init.is_some()
     });
-    let init = Path::new("/proc").join(init.unwrap());
+    let init = init.unwrap();
     // CAP_KILL, CAP_SETGID, CAP_SETUID and CAP_SETPCAP (linux/capability.h).
     for set in ["CapPrm", "CapEff", "CapBnd"] {
-        assert_eq!(status_field(&init, set).unwrap(), "00000000000001e0", "{set}");
+        assert_eq!(status_field(init, set).unwrap(), "00000000000001e0", "{set}");
     }
     for set in ["CapInh", "CapAmb"] {
-        assert_eq!(status_field(&init, set).unwrap(), "0000000000000000", "{set}");
+        assert_eq!(status_field(init, set).unwrap(), "0000000000000000", "{set}");
     }
     client.join().unwrap();
 }
