@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use common::support::Server;
-use common::{Client, Percentiles, ms, ratio};
+use common::{Client, Percentiles, ms};
 use faber::config::Loaded;
 use faber::image::{Definition, Definitions, Image, InUse, MOUNT_POINTS, Store};
 use faber::task::{ImageName, TaskRequest};
@@ -343,4 +343,8 @@ fn table(measured: &[(&Language, Times)], markdown: bool) -> Table {
         ]);
     }
     table
+}
+
+fn ratio(one: Duration, other: Duration) -> f64 {
+    one.as_secs_f64() / other.as_secs_f64()
 }

@@ -7,6 +7,9 @@ use serde::{Serialize, de::DeserializeOwned};
 /// No message is larger: requests, arguments and output are bounded well below it.
 const LARGEST: u32 = 256 << 20;
 
+/// So much of a message there is room for before any of it has come.
+const AT_ONCE: usize = 1 << 20;
+
 /// The bytes of one message.
 ///
 /// # Errors
@@ -57,7 +60,7 @@ pub fn receive<T: DeserializeOwned>(reader: &mut impl Read) -> io::Result<Option
         other => other?,
     }
     let length = length(prefix)?;
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(length.min(AT_ONCE));
     reader.take(length as u64).read_to_end(&mut bytes)?;
     if bytes.len() != length {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -11,6 +11,14 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use support::Server;
 
+/// What a server for benchmarks differs in from an installed one: nobody is asked to wait or to come back.
+pub const SETTINGS: [(&str, &str); 3] = [
+    ("FABER_RATE_LIMIT__ENABLED", "false"),
+    ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m"),
+    // The tests' servers say more.
+    ("FABER_LOG__LEVEL", "info"),
+];
+
 /// The directory for raw data, which is there afterwards.
 pub fn out() -> PathBuf {
     let out = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/bench");
@@ -30,7 +38,7 @@ pub fn machine() -> String {
     format!("Linux {}, {cpus} processors", uname.release().to_string_lossy())
 }
 
-/// One client's connection, kept open, and the task it asks for.
+/// One client's connection, kept open, and what it asks for.
 pub struct Client {
     agent: ureq::Agent,
     url: String,
@@ -39,25 +47,33 @@ pub struct Client {
 
 impl Client {
     pub fn new(server: &Server, task: &Value) -> Self {
-        let url = format!("{}/execute", server.url());
-        Self { agent: ureq::agent(), url, body: json!({ "tasks": [task] }).to_string() }
+        Self::of_tasks(server, std::slice::from_ref(task))
     }
 
-    /// Asks once; the time until the whole answer is there. The task must have succeeded.
+    /// One that asks for all of the tasks at once.
+    pub fn of_tasks(server: &Server, tasks: &[Value]) -> Self {
+        let url = format!("{}/execute", server.url());
+        Self { agent: ureq::agent(), url, body: json!({ "tasks": tasks }).to_string() }
+    }
+
+    /// Asks once; the time until the whole answer is there. The tasks must have succeeded.
     pub fn ask(&self) -> Duration {
         let started = Instant::now();
         let mut answer = self.agent.post(&self.url).content_type("application/json").send(&self.body).unwrap();
         let text = answer.body_mut().read_to_string().unwrap();
         let took = started.elapsed();
         let body: Value = serde_json::from_str(&text).unwrap();
-        assert_eq!(body["results"][0]["status"], "Success", "{text}");
+        let results = body["results"].as_array().unwrap();
+        assert!(results.iter().all(|result| result["status"] == "Success"), "{text}");
         took
     }
 }
 
 pub struct Percentiles {
     pub p50: Duration,
+    pub p90: Duration,
     pub p99: Duration,
+    pub max: Duration,
 }
 
 impl Percentiles {
@@ -65,14 +81,10 @@ impl Percentiles {
     pub fn of(times: &mut [Duration]) -> Self {
         times.sort_unstable();
         let rank = |percent: usize| times[(times.len() * percent).div_ceil(100).max(1) - 1];
-        Self { p50: rank(50), p99: rank(99) }
+        Self { p50: rank(50), p90: rank(90), p99: rank(99), max: rank(100) }
     }
 }
 
 pub fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
-}
-
-pub fn ratio(one: Duration, other: Duration) -> f64 {
-    one.as_secs_f64() / other.as_secs_f64()
 }

@@ -16,7 +16,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack};
+use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, Measured};
 use super::init::wire::{Command, Files, Notice, OwnLimits, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io, outcome};
@@ -258,7 +258,7 @@ impl Running {
     /// What has been used up to now; peaks begin anew.
     fn baseline(&self) -> Result<Baseline> {
         self.group.reset_peaks();
-        Ok(Baseline { group: self.group.measure()?, io: self.io().unwrap_or_default() })
+        Ok(Baseline { cpu: self.group.cpu_times()?, io: self.io().unwrap_or_default() })
     }
 
     fn hand_over_files(&mut self, task: &Task) -> io::Result<()> {
@@ -270,14 +270,14 @@ impl Running {
     /// Hands the command over and watches it to its end.
     fn run(&mut self, task: Task, before: &Baseline, cancel: BorrowedFd<'_>) -> Result<Report> {
         let limits = task.limits.clone();
-        let mut watch = Watch::new(&*self.group, &limits, self.init.pid.as_raw_nonzero().get(), before.group.cpu_time);
+        let mut watch = Watch::new(&*self.group, &limits, self.init.pid.as_raw_nonzero().get(), before.cpu.total);
         // A process that cannot take it any more has come to an end, which the watch sees.
         let _ = frame::send(&mut self.commands, &command(task, &self.image, self.group.enforces()));
         let ended = watch.until_end(&self.stdout, &self.stderr, &self.control, self.init.handle.as_fd(), cancel);
         let (stdout, stderr) = watch.take_output();
         // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
         let io = self.io().unwrap_or(before.io);
-        let after = self.group.measure().unwrap_or(before.group);
+        let after = self.group.measure().unwrap_or(Measured { cpu: before.cpu, ..Measured::default() });
         let oom = self.group.oom_kills().unwrap_or(0) > 0;
         if !ended.started && !oom {
             return match ended.stop {

@@ -1,13 +1,13 @@
 //! What was seen becomes what is told: how a task ended, and what it used. No I/O.
 
-use super::cgroup::Measured;
+use super::cgroup::{CpuTimes, Measured};
 use super::init::wire::{Notice, Step};
 use super::watch::{Ended, Stop};
 use crate::task::{Limit, Limits, Outcome, Usage};
 
 /// What the set-up had used, to be taken off the task's bill.
 pub struct Baseline {
-    pub group: Measured,
+    pub cpu: CpuTimes,
     pub io: Io,
 }
 
@@ -21,9 +21,8 @@ pub struct Io {
 impl Baseline {
     /// What the task used since then; `after` and `io` are the sums at its end.
     pub fn usage(&self, after: &Measured, io: Io, ended: &Ended, file_descriptors: u64) -> Usage {
-        let before = &self.group;
-        let cpu_time = after.cpu_time.saturating_sub(before.cpu_time + ended.set_up);
-        let user_time = after.user_time.saturating_sub(before.user_time).min(cpu_time);
+        let cpu_time = after.cpu.total.saturating_sub(self.cpu.total + ended.set_up);
+        let user_time = after.cpu.user.saturating_sub(self.cpu.user).min(cpu_time);
         Usage {
             cpu_time,
             user_time,

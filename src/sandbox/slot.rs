@@ -12,6 +12,7 @@ use super::cgroup::{CgroupError, Cover, GroupLimits, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::Purpose;
+use super::kernel;
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::Filter;
@@ -82,6 +83,7 @@ impl Slot {
         foreign: Vec<RawFd>,
         resources: Resources,
     ) -> Result<Self, SlotError> {
+        kernel::ready_for_forks();
         // libcontainer clears no supplementary groups, so there must be none to inherit.
         nix::unistd::setgroups(&[]).map_err(SlotError::Groups)?;
         let ids = UidRange::claim(&run_dir.join("uid-ranges"))?;

@@ -14,7 +14,7 @@ use libcontainer::oci_spec::runtime::{
 
 use super::cgroup;
 use super::init::Purpose;
-use crate::image::{User, WORKSPACE};
+use crate::image::WORKSPACE;
 
 /// The host name inside.
 const HOSTNAME: &str = "faber";
@@ -22,7 +22,7 @@ const HOSTNAME: &str = "faber";
 pub const ROOTFS: &str = "rootfs";
 
 /// The spec of a container for `purpose` in a slot with these namespaces. What the init does itself is not in it: control
-/// groups, and masks over /proc.
+/// groups, the places to write to, and masks over /proc.
 ///
 /// # Errors
 /// When a builder misses a field, which would be a mistake here.
@@ -88,29 +88,19 @@ fn namespaces(user: PathBuf, network: Option<PathBuf>) -> Result<Vec<LinuxNamesp
     Ok(all.into_iter().chain(network).collect())
 }
 
-/// Every place a task can write to is a tmpfs with a limit on size and inodes; its pages count against the task's memory.
-/// A build step writes to its root, which is on disk.
+/// What has to be there before the init leaves the machine's root behind (the kernel gives a user namespace no /proc that shows
+/// more than one that is already there), what libcontainer puts devices into, and what a build step is shown of the machine.
 fn mounts(purpose: &Purpose) -> Result<Vec<Mount>, OciSpecError> {
-    let mut mounts = vec![
-        // hidepid: a task sees its own processes, not the init. Read-only: all that can be set below it is the machine's, or
-        // else what a system call sets, too.
-        mount("proc", "proc", "/proc", "ro,nosuid,noexec,nodev,hidepid=2")?,
-        mount("tmpfs", "tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64")?,
-        mount("tmpfs", "tmpfs", "/dev/shm", "nosuid,nodev,noexec,mode=1777,size=64m,nr_inodes=8k")?,
-    ];
-    match purpose {
-        Purpose::Task(User { uid, gid }) => {
-            let workspace = format!("nosuid,nodev,mode=755,uid={uid},gid={gid},size=256m,nr_inodes=64k");
-            mounts.push(mount("tmpfs", "tmpfs", "/tmp", "nosuid,nodev,mode=1777,size=128m,nr_inodes=64k")?);
-            mounts.push(mount("tmpfs", "tmpfs", WORKSPACE, &workspace)?);
-        }
-        Purpose::BuildStep { files } => {
-            for (source, destination) in files {
-                mounts.push(mount("bind", source, destination, "bind,ro,nosuid,nodev")?);
-            }
-        }
-    }
-    Ok(mounts)
+    let files = match purpose {
+        Purpose::Task(_) => &[][..],
+        Purpose::BuildStep { files } => files,
+    };
+    let shown = files.iter().map(|(source, destination)| mount("bind", source, destination, "bind,ro,nosuid,nodev"));
+    let devices = mount("tmpfs", "tmpfs", "/dev", "nosuid,noexec,mode=755,size=64k,nr_inodes=64");
+    // hidepid: a task sees its own processes, not the init. Read-only: all that can be set below it is the machine's, or else
+    // what a system call sets, too.
+    let proc = mount("proc", "proc", "/proc", "ro,nosuid,noexec,nodev,hidepid=2");
+    [proc, devices].into_iter().chain(shown).collect()
 }
 
 fn mount(typ: &str, source: &str, destination: &str, options: &str) -> Result<Mount, OciSpecError> {

@@ -89,8 +89,10 @@ pub trait Cgroup {
     fn apply(&self, limits: &GroupLimits) -> Result<()>;
     /// Lets the peaks begin anew, where the kernel can, so that set-up is not charged to the task.
     fn reset_peaks(&self);
-    /// CPU time of every process that was ever in the group.
+    /// CPU time of every process that was ever in the group: the sum alone, which is quick to read.
     fn cpu_time(&self) -> Result<u64>;
+    /// The same with its parts.
+    fn cpu_times(&self) -> Result<CpuTimes>;
     /// How often the kernel ended a process of the group for want of memory.
     fn oom_kills(&self) -> Result<u64>;
     /// Everything the group accounts for.
@@ -112,12 +114,17 @@ pub struct Lack {
     pub instead: &'static str,
 }
 
+/// CPU time as a whole, and what user space had of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuTimes {
+    pub total: u64,
+    pub user: u64,
+}
+
 /// What a group accounts for since it was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measured {
-    pub cpu_time: u64,
-    pub user_time: u64,
-    pub system_time: u64,
+    pub cpu: CpuTimes,
     pub memory_peak: u64,
     pub memory_current: u64,
     /// Without the init; at least 1.
@@ -317,13 +324,14 @@ fn processes_peak(dir: &Path) -> Result<u64> {
     Ok(peak.saturating_sub(INIT_PROCESSES).max(1))
 }
 
-/// Shares `total` out in the proportion of two coarser figures, as the kernel's cputime_adjust() does for rusage.
-fn proportion(total: u64, user: u64, system: u64) -> (u64, u64) {
-    if system == 0 {
-        return (total, 0);
-    }
-    let system = (u128::from(total) * u128::from(system) / (u128::from(user) + u128::from(system))) as u64;
-    (total - system, system)
+/// The share of user space in `total`, in the proportion of two coarser figures, as the kernel's cputime_adjust() does for
+/// rusage.
+fn share(total: u64, user: u64, system: u64) -> CpuTimes {
+    let system = match system {
+        0 => 0,
+        system => (u128::from(total) * u128::from(system) / (u128::from(user) + u128::from(system))) as u64,
+    };
+    CpuTimes { total, user: total - system }
 }
 
 #[cfg(test)]
@@ -331,9 +339,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_add_up_to_the_total() {
-        assert_eq!(proportion(100, 0, 0), (100, 0));
-        assert_eq!(proportion(100, 30, 10), (75, 25));
-        assert_eq!(proportion(u64::MAX, 1, 1), (u64::MAX - u64::MAX / 2, u64::MAX / 2));
+    fn user_space_has_its_share() {
+        assert_eq!(share(100, 0, 0).user, 100);
+        assert_eq!(share(100, 30, 10).user, 75);
+        assert_eq!(share(u64::MAX, 1, 1).user, u64::MAX - u64::MAX / 2);
     }
 }

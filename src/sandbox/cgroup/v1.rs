@@ -9,8 +9,8 @@ use crate::task::Cpus;
 use super::file::{enforce, enforce_exactly, read_keyed, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak, proportion,
-    remove_group,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
+    remove_group, share,
 };
 
 /// What limits and usage need.
@@ -133,15 +133,15 @@ impl Cgroup for Group {
         read_keyed(&self.memory.join("memory.oom_control"), "oom_kill")
     }
 
-    fn measure(&self) -> Result<Measured> {
-        let cpu_time = self.cpu_time()?;
+    fn cpu_times(&self) -> Result<CpuTimes> {
         let user = read_number(&self.cpuacct.join("cpuacct.usage_user"))?;
         let system = read_number(&self.cpuacct.join("cpuacct.usage_sys"))?;
-        let (user_time, system_time) = proportion(cpu_time, user, system);
+        Ok(share(self.cpu_time()?, user, system))
+    }
+
+    fn measure(&self) -> Result<Measured> {
         Ok(Measured {
-            cpu_time,
-            user_time,
-            system_time,
+            cpu: self.cpu_times()?,
             memory_peak: read_number(&self.memory.join("memory.max_usage_in_bytes"))?,
             memory_current: read_number(&self.memory.join("memory.usage_in_bytes"))?,
             processes: processes_peak(&self.pids)?,

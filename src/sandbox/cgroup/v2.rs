@@ -16,10 +16,11 @@ use std::path::{Path, PathBuf};
 use crate::task::Cpus;
 
 use super::cover::MOUNT_POINT;
-use super::file::{enforce, enforce_exactly, read, read_keyed, read_number, read_pids, write};
+use super::file::{enforce, enforce_exactly, read, read_keyed, read_keys, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak, remove_group,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
+    remove_group,
 };
 
 /// The leaf of Faber's own processes.
@@ -256,13 +257,15 @@ impl Cgroup for Group {
         read_keyed(&self.file("memory.events"), "oom_kill")
     }
 
+    fn cpu_times(&self) -> Result<CpuTimes> {
+        let [total, user] = read_keys(&self.file("cpu.stat"), ["usage_usec", "user_usec"])?;
+        Ok(CpuTimes { total: total * 1000, user: user * 1000 })
+    }
+
     fn measure(&self) -> Result<Measured> {
-        let stat = self.file("cpu.stat");
         let memory_current = read_number(&self.file("memory.current"))?;
         Ok(Measured {
-            cpu_time: self.cpu_time()?,
-            user_time: read_keyed(&stat, "user_usec")? * 1000,
-            system_time: read_keyed(&stat, "system_usec")? * 1000,
+            cpu: self.cpu_times()?,
             memory_peak: self.memory_peak(memory_current),
             memory_current,
             processes: processes_peak(&self.dir)?,

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::Path;
 
-use super::{Cgroup, GroupLimits, Lack, Measured, Result};
+use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, Result};
 use crate::task::Cpus;
 
 const WITHOUT: Lack = Lack {
@@ -71,8 +71,7 @@ impl Cgroup for Group {
     }
 
     fn cpu_time(&self) -> Result<u64> {
-        let (user, system) = times(self.init.get());
-        Ok(user + system)
+        Ok(self.cpu_times()?.total)
     }
 
     fn oom_kills(&self) -> Result<u64> {
@@ -82,13 +81,15 @@ impl Cgroup for Group {
         Ok(u64::from(self.exceeded.get()))
     }
 
+    fn cpu_times(&self) -> Result<CpuTimes> {
+        let (user, system) = times(self.init.get());
+        Ok(CpuTimes { total: user + system, user })
+    }
+
     fn measure(&self) -> Result<Measured> {
         let memory_current = self.look();
-        let (user_time, system_time) = times(self.init.get());
         Ok(Measured {
-            cpu_time: user_time + system_time,
-            user_time,
-            system_time,
+            cpu: self.cpu_times()?,
             memory_peak: self.memory_peak.get(),
             memory_current,
             processes: self.processes_peak.get().max(1),

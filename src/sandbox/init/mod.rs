@@ -117,7 +117,7 @@ impl Init {
     }
 
     fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
-        seal::seal()?;
+        seal::seal(self.user())?;
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;

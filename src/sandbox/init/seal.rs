@@ -1,5 +1,10 @@
 //! What is left of the set-up when the container's init is in its control group: it takes privileges, which end with it.
+//!
+//! Mounts and masks are not in the OCI spec: here each is one system call, while libcontainer looks after every step of a
+//! path it does not trust, and so makes fifty for a mount and eight for a mask. Nothing of a task runs yet, and what the
+//! image may have in a mount point's place is looked at first.
 
+use std::ffi::CString;
 use std::io;
 
 use nix::sched::{CloneFlags, unshare};
@@ -9,6 +14,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::wire::Step;
 use super::{Failure, at};
+use crate::image::{User, WORKSPACE};
 
 /// Files and directories that a task must not see of /proc: the lists of the container engines, and more that tells of the
 /// machine and of others on it. Not every kernel has them.
@@ -30,31 +36,54 @@ const FILES: [&str; 14] = [
 ];
 const DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
 
-/// Makes the init's group the root of its control group namespace, masks what a task must not see, and gives up what the
-/// init then has no use for.
-pub fn seal() -> Result<(), Failure> {
+/// Makes the init's group the root of its control group namespace, mounts where a task may write, masks what it must not
+/// see, and gives up what the init then has no use for. `user` is the task's; None for a build step.
+pub fn seal(user: Option<User>) -> Result<(), Failure> {
     // Not libcontainer's, which would be rooted in the group that the container was made in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| at(Step::CgroupNamespace)(errno.into()))?;
+    mount_writable(user).map_err(at(Step::Mount))?;
     mask().map_err(at(Step::Mask))?;
     give_up(CapabilitySet::SYS_ADMIN).map_err(at(Step::Privileges))
 }
 
-/// Not in the OCI spec's `maskedPaths`: a mask is one system call here, and eight there.
+/// Every place a task can write to: a tmpfs with a limit on size and inodes, whose pages count against the
+/// task's memory. A build step writes to its root, which is on disk.
+fn mount_writable(user: Option<User>) -> io::Result<()> {
+    rustix::fs::mkdir("/dev/shm", Mode::from_raw_mode(0o1777))?;
+    tmpfs("/dev/shm", MountFlags::NOEXEC, "mode=1777,size=64m,nr_inodes=8k")?;
+    if let Some(User { uid, gid }) = user {
+        tmpfs("/tmp", MountFlags::empty(), "mode=1777,size=128m,nr_inodes=64k")?;
+        let options = format!("mode=755,uid={uid},gid={gid},size=256m,nr_inodes=64k");
+        tmpfs(WORKSPACE, MountFlags::empty(), &options)?;
+        // The directory below it is no longer the one to be in.
+        rustix::process::chdir(WORKSPACE)?;
+    }
+    Ok(())
+}
+
+/// On a directory, which an image's link in its place is not.
+fn tmpfs(place: &str, flags: MountFlags, options: &str) -> io::Result<()> {
+    is_directory(place)?;
+    let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
+    Ok(mount("tmpfs", place, "tmpfs", flags | MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())?)
+}
+
+fn is_directory(place: &str) -> io::Result<()> {
+    let no_link = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(place, no_link, Mode::empty())?;
+    Ok(())
+}
+
 fn mask() -> io::Result<()> {
-    is_procfs()?;
+    is_directory("/proc")?;
     for file in FILES {
         unless_missing(mount_bind("/dev/null", file))?;
     }
     let mut empty = None;
     for directory in DIRECTORIES {
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         let masked = match empty {
-            None => mount(
-                "tmpfs",
-                directory,
-                "tmpfs",
-                MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV,
-                c"size=4k",
-            ),
+            None => mount("tmpfs", directory, "tmpfs", flags, c"size=4k"),
             Some(empty) => mount_bind(empty, directory),
         };
         if unless_missing(masked)? {
@@ -62,17 +91,6 @@ fn mask() -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// An image's link in place of /proc would have the masks somewhere else.
-fn is_procfs() -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
-    if rustix::fs::fstatfs(&proc)?.f_type == libc::PROC_SUPER_MAGIC {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::NotFound.into())
-    }
 }
 
 /// Whether it was there to be masked.

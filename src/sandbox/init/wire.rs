@@ -80,6 +80,7 @@ pub fn nanoseconds(clock: ClockId) -> u64 {
 pub enum Step {
     Receive = 1,
     CgroupNamespace,
+    Mount,
     Mask,
     Files,
     Fork,
@@ -93,9 +94,10 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Receive,
         Self::CgroupNamespace,
+        Self::Mount,
         Self::Mask,
         Self::Files,
         Self::Fork,
@@ -112,6 +114,7 @@ impl Step {
         match self {
             Self::Receive => "receive the command",
             Self::CgroupNamespace => "make the control group namespace",
+            Self::Mount => "mount the places to write to",
             Self::Mask => "mask parts of /proc",
             Self::Files => "write the task's files",
             Self::Fork => "fork the task's process",
