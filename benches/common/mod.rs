@@ -42,7 +42,10 @@ pub fn machine() -> String {
 pub struct Client {
     agent: ureq::Agent,
     url: String,
-    body: String,
+    /// None for a GET.
+    body: Option<String>,
+    /// The status each result is to have.
+    status: &'static str,
 }
 
 impl Client {
@@ -52,20 +55,44 @@ impl Client {
 
     /// One that asks for all of the tasks at once.
     pub fn of_tasks(server: &Server, tasks: &[Value]) -> Self {
-        let url = format!("{}/execute", server.url());
-        Self { agent: ureq::agent(), url, body: json!({ "tasks": tasks }).to_string() }
+        let (url, body) = (format!("{}/execute", server.url()), json!({ "tasks": tasks }).to_string());
+        Self { agent: ureq::agent(), url, body: Some(body), status: "Success" }
     }
 
-    /// Asks once; the time until the whole answer is there. The tasks must have succeeded.
+    /// One that asks whether the server is well.
+    pub fn health(server: &Server) -> Self {
+        Self { agent: ureq::agent(), url: format!("{}/health", server.url()), body: None, status: "" }
+    }
+
+    /// The same, whose tasks end in another way.
+    pub fn that_is(self, status: &'static str) -> Self {
+        Self { status, ..self }
+    }
+
+    /// Asks once; the time until the whole answer is there, which must be as expected.
     pub fn ask(&self) -> Duration {
+        self.answer().0
+    }
+
+    /// The same, and the first task's own time.
+    pub fn ask_for_wall_time(&self) -> (Duration, Duration) {
+        let (took, body) = self.answer();
+        let own = body["results"][0]["resource_usage"]["wall_time_ns"].as_u64().unwrap();
+        (took, Duration::from_nanos(own))
+    }
+
+    fn answer(&self) -> (Duration, Value) {
         let started = Instant::now();
-        let mut answer = self.agent.post(&self.url).content_type("application/json").send(&self.body).unwrap();
-        let text = answer.body_mut().read_to_string().unwrap();
+        let answer = match &self.body {
+            Some(body) => self.agent.post(&self.url).content_type("application/json").send(body),
+            None => self.agent.get(&self.url).call(),
+        };
+        let text = answer.unwrap().body_mut().read_to_string().unwrap();
         let took = started.elapsed();
         let body: Value = serde_json::from_str(&text).unwrap();
-        let results = body["results"].as_array().unwrap();
-        assert!(results.iter().all(|result| result["status"] == "Success"), "{text}");
-        took
+        let mut results = body["results"].as_array().into_iter().flatten();
+        assert!(results.all(|result| result["status"] == self.status), "{text}");
+        (took, body)
     }
 }
 

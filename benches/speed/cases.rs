@@ -18,7 +18,8 @@ pub fn all(run: &mut Run, server: &Server) {
     let job = |name, command: &[&'static str], files| Job { name, command: command.to_vec(), files };
     let print = ["python3", "-c", "print('x' * 1048575)"];
     let jobs = [
-        (job("true", &["true"], vec![]), 500, true),
+        (job("true", &["true"], vec![]), 500, false),
+        (job("true, beside others", &["true"], vec![]), 200, true),
         (job("python3 -c 'print(1)'", &["python3", "-c", "print(1)"], vec![]), 100, true),
         (job("gcc hello.c", &["gcc", "hello.c"], vec![("hello.c", HELLO.into())]), 40, false),
         (job("1 MiB of files in", &["true"], vec![("data", "x".repeat(1 << 20))]), 100, false),

@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod breakdown;
 mod cases;
 mod compare;
 mod load;
@@ -83,7 +84,7 @@ impl Run {
 
 fn main() {
     let args = Args::parse();
-    let bar = ProgressBar::new(14)
+    let bar = ProgressBar::new(16)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
     let mut run = Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new() };
     run.tell(common::machine());
@@ -92,6 +93,7 @@ fn main() {
     }
     let server = Server::start(&["--open-mode"], &common::SETTINGS);
     cases::all(&mut run, &server);
+    breakdown::breakdown(&mut run, &server);
     load::all(&mut run, &server);
     server::all(&mut run, &server);
     drop(server);

@@ -6,7 +6,7 @@ use plotters::prelude::*;
 use serde_json::{Map, Value};
 
 /// Cases with a place in the picture: those that more than one sandbox ran.
-const CASES: [&str; 2] = ["true", "python3 -c 'print(1)'"];
+const CASES: [&str; 2] = ["true, beside others", "python3 -c 'print(1)'"];
 const COLOUR: RGBColor = RGBColor(0x2f, 0x6f, 0xb0);
 const OTHERS: RGBColor = RGBColor(0x9a, 0xa5, 0xb1);
 

@@ -301,7 +301,9 @@ fn a_thousand_tasks_of_one_key_are_not_ahead_of_anothers_one() {
     let ask = |key: &str, body: &str| server.post(body, &[("Authorization", &format!("Bearer {key}"))]);
     // Five minutes, if all of it were run; it ends with its connection.
     let sleep = ["sleep", "0.31"];
-    let body = json!({ "tasks": vec![json!({ "command": sleep[0], "args": [sleep[1]] }); 1001] }).to_string();
+    // Of little output, for all of which there is to be room.
+    let task = json!({ "command": sleep[0], "args": [sleep[1]], "resource_limits": { "max_output_size": 1024 } });
+    let body = json!({ "tasks": vec![task; 1001] }).to_string();
     let mut client = TcpStream::connect(server.url().strip_prefix("http://").unwrap()).unwrap();
     let head = format!(
         "POST /execute HTTP/1.1\r\nHost: faber\r\nAuthorization: Bearer {flood}\r\nContent-Type: application/json\r\n\

@@ -21,7 +21,8 @@ fn usage(program: &str) -> Value {
 }
 
 /// What a program used, and the sum of the nanoseconds of CPU time that its processes print of themselves, each before its
-/// end: so the bounds hold on a slow machine too.
+/// end: so the bounds hold on a slow machine too. The first of them has used some before it became the program, which is not
+/// on its bill.
 #[track_caller]
 fn usage_and_own(program: &str) -> (Value, u64) {
     let result = run(program);
@@ -39,7 +40,7 @@ fn within(usage: &Value, field: &str, least: u64, most: u64) {
 fn user_time_is_measured() {
     let (usage, own) =
         usage_and_own("import time\nwhile time.process_time() < 0.3: pass\nprint(time.process_time_ns())");
-    within(&usage, "cpu_time_ns", own, own * 2);
+    within(&usage, "cpu_time_ns", own * 9 / 10, own * 2);
     within(&usage, "wall_time_ns", own, 30_000 * MS);
     let sum = usage["user_time_ns"].as_u64().unwrap() + usage["system_time_ns"].as_u64().unwrap();
     assert_eq!(usage["cpu_time_ns"], sum);
@@ -58,14 +59,14 @@ fn cpu_time_of_ended_children_is_in_the_sum() {
     let program = "import os, time\ndef say(): os.write(1, b'%d\\n' % time.process_time_ns())\nfor i in range(3):\n  if not os.fork():\n    while time.process_time() < 0.1: pass\n    say()\n    os._exit(0)\nwhile True:\n  try: os.wait()\n  except ChildProcessError: break\nsay()";
     let (usage, own) = usage_and_own(program);
     assert!(own > 300 * MS);
-    within(&usage, "cpu_time_ns", own, own * 2);
+    within(&usage, "cpu_time_ns", own * 9 / 10, own * 2);
 }
 
 #[test]
 fn sleeping_costs_wall_time_only() {
     let (usage, own) = usage_and_own("import time; time.sleep(0.3); print(time.process_time_ns())");
     within(&usage, "wall_time_ns", 300 * MS, 10_000 * MS);
-    within(&usage, "cpu_time_ns", own, own * 2 + 10 * MS);
+    within(&usage, "cpu_time_ns", own * 9 / 10, own * 2 + 10 * MS);
 }
 
 #[test]
