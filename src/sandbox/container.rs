@@ -200,16 +200,18 @@ impl Running {
         let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (stdout, init_stdout) = pipe(slot.ids_of(image.user)?)?;
         let (stderr, init_stderr) = pipe(slot.ids_of(image.user)?)?;
+        let removed = RemoveOnFailure { group: Some(&*group) };
+        group.make(slot.cpus)?;
+        let entrances = group.entrances()?;
         let foreign = [&control, &commands].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
         let init = Init {
             control: init_control.as_raw_fd(),
             commands: init_commands.as_raw_fd(),
+            entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
             foreign: foreign.collect(),
             filter: slot.filter.clone(),
             purpose,
         };
-        let removed = RemoveOnFailure { group: Some(&*group) };
-        group.make(slot.cpus)?;
         let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())
             .with_root_path(slot.state_dir())
             .map_err(|source| ContainerError::Libcontainer { step: "set the state directory", source })?
@@ -222,11 +224,8 @@ impl Running {
             .build()
             .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
-        let mut init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
-        if let Err(error) = group.adopt(pid.as_raw_nonzero().get()) {
-            init.end();
-            return Err(error.into());
-        }
+        let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
+        group.adopt(pid.as_raw_nonzero().get());
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);

@@ -31,6 +31,11 @@ pub fn write(path: &Path, value: impl ToString) -> Result<()> {
     fs::write(path, &value).map_err(|source| CgroupError::Write { path: path.to_owned(), value, source })
 }
 
+pub fn open_to_write(path: &Path) -> Result<File> {
+    let failed = |source| CgroupError::Open { path: path.to_owned(), source };
+    File::options().write(true).open(path).map_err(failed)
+}
+
 pub fn read_number(path: &Path) -> Result<u64> {
     let text = read(path)?;
     text.trim().parse().map_err(|_| CgroupError::Parse { path: path.to_owned(), text })

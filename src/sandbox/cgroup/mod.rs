@@ -11,7 +11,7 @@ mod v1;
 mod v2;
 mod without;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,6 +34,8 @@ const PIDS_PEAK: Lack = Lack { what: "pids.peak (Linux 6.1)", instead: "the coun
 pub enum CgroupError {
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("open {path}")]
+    Open { path: PathBuf, source: io::Error },
     #[error("write {value:?} to {path}")]
     Write { path: PathBuf, value: String, source: io::Error },
     #[error("{path} holds {text:?}, which is not what the kernel documents")]
@@ -79,8 +81,11 @@ impl From<&Limits> for GroupLimits {
 pub trait Cgroup {
     /// Makes the group, with this share of the processors.
     fn make(&self, cpus: Option<Cpus>) -> Result<()>;
-    /// Takes the container's init in, whose pid is as this process sees it: all that comes of it is in the group, too.
-    fn adopt(&self, init: i32) -> Result<()>;
+    /// The files by which the init enters the group: it writes 0, itself, to each of them. All that comes of it is in the group
+    /// then, too.
+    fn entrances(&self) -> Result<Vec<File>>;
+    /// Hears which process is the init; pids as this process sees them.
+    fn adopt(&self, _init: i32) {}
     /// Whether the kernel itself holds the container to its limits; else its processes need what rlimits can do.
     fn enforces(&self) -> bool {
         true

@@ -1,12 +1,12 @@
 //! cgroup v1: a hierarchy for each controller (admin-guide/cgroup-v1/{memory,pids,cpuacct}.rst).
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use crate::task::Cpus;
 
-use super::file::{enforce, enforce_exactly, read_keyed, read_number, read_pids, write};
+use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
     Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
@@ -94,8 +94,10 @@ impl Cgroup for Group {
         })
     }
 
-    fn adopt(&self, init: i32) -> Result<()> {
-        self.all.iter().try_for_each(|group| write(&group.join("cgroup.procs"), init))
+    fn entrances(&self) -> Result<Vec<File>> {
+        // A process of one thread that moves itself by `tasks` takes no lock of the whole machine's; any other move now and
+        // then waits 15 ms for it, and all that make or remove groups with it (cgroup_procs_write_start(), since 5.5).
+        self.all.iter().map(|group| open_to_write(&group.join("tasks"))).collect()
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {

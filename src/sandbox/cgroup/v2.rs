@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 use crate::task::Cpus;
 
 use super::cover::MOUNT_POINT;
-use super::file::{enforce, enforce_exactly, read, read_keyed, read_keys, read_number, read_pids, write};
+use super::file::{
+    enforce, enforce_exactly, open_to_write, read, read_keyed, read_keys, read_number, read_pids, write,
+};
 use super::mount::Mount;
 use super::{
     Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
@@ -218,8 +220,8 @@ impl Cgroup for Group {
         Err(CgroupError::NotInForce { path: file, wanted: quota, found: found.trim().to_owned() })
     }
 
-    fn adopt(&self, init: i32) -> Result<()> {
-        write(&self.file("cgroup.procs"), init)
+    fn entrances(&self) -> Result<Vec<File>> {
+        Ok(vec![open_to_write(&self.file("cgroup.procs"))?])
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {

@@ -5,7 +5,7 @@
 //! RLIMIT_DATA (getrlimit(2)). Sources: proc_pid_stat(5), smaps_rollup in filesystems/proc.rst.
 
 use std::cell::Cell;
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 
 use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, Result};
@@ -51,9 +51,12 @@ impl Cgroup for Group {
         if cpus.is_some() { Err(super::CgroupError::NoShares) } else { Ok(()) }
     }
 
-    fn adopt(&self, init: i32) -> Result<()> {
+    fn entrances(&self) -> Result<Vec<File>> {
+        Ok(Vec::new())
+    }
+
+    fn adopt(&self, init: i32) {
         self.init.set(init);
-        Ok(())
     }
 
     fn enforces(&self) -> bool {

@@ -55,6 +55,8 @@ pub struct Init {
     pub control: RawFd,
     /// The command, for the task's process.
     pub commands: RawFd,
+    /// Its control group's, to be written to once.
+    pub entrances: Vec<RawFd>,
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
     pub filter: Rc<Filter>,
@@ -92,11 +94,12 @@ impl Executor for Init {
 
 impl Init {
     fn serve(&self) -> Result<(), Failure> {
+        let entered = seal::enter(&self.entrances);
         kernel::close_from(3, &mut [self.control, self.commands]);
         // SAFETY: both are open, and nothing else in this forked process uses them as its own.
         let (control, commands) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.commands)) };
         let (control, commands) = (UnixStream::from(control), UnixStream::from(commands));
-        match self.fork(&control, commands) {
+        match entered.and_then(|()| self.fork(&control, commands)) {
             Ok(task) => {
                 self.tend(task, &control);
                 Ok(())

@@ -1,4 +1,4 @@
-//! What is left of the set-up when the container's init is in its control group: it takes privileges, which end with it.
+//! What is left of the set-up when libcontainer is done: it takes privileges, which end with it.
 //!
 //! Mounts and masks are not in the OCI spec: here each is one system call, while libcontainer looks after every step of a
 //! path it does not trust, and so makes fifty for a mount and eight for a mask. Nothing of a task runs yet, and what the
@@ -6,6 +6,7 @@
 
 use std::ffi::CString;
 use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
@@ -35,6 +36,15 @@ const FILES: [&str; 14] = [
     "/proc/timer_stats",
 ];
 const DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
+
+/// Moves this process into its control group, by the group's files.
+pub fn enter(entrances: &[RawFd]) -> Result<(), Failure> {
+    entrances.iter().try_for_each(|&file| {
+        // SAFETY: the runner opened it before it forked, and nothing in this process has closed it.
+        let file = unsafe { BorrowedFd::borrow_raw(file) };
+        rustix::io::write(file, b"0").map(drop).map_err(|errno| at(Step::Enter)(errno.into()))
+    })
+}
 
 /// Makes the init's group the root of its control group namespace, mounts where a task may write, masks what it must not
 /// see, and gives up what the init then has no use for. `user` is the task's; None for a build step.

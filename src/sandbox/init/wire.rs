@@ -79,6 +79,7 @@ pub fn nanoseconds(clock: ClockId) -> u64 {
 #[repr(u64)]
 pub enum Step {
     Receive = 1,
+    Enter,
     CgroupNamespace,
     Mount,
     Mask,
@@ -94,8 +95,9 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Receive,
+        Self::Enter,
         Self::CgroupNamespace,
         Self::Mount,
         Self::Mask,
@@ -113,6 +115,7 @@ impl Step {
     pub fn words(self) -> &'static str {
         match self {
             Self::Receive => "receive the command",
+            Self::Enter => "enter the control group",
             Self::CgroupNamespace => "make the control group namespace",
             Self::Mount => "mount the places to write to",
             Self::Mask => "mask parts of /proc",
