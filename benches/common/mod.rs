@@ -42,8 +42,7 @@ pub fn machine() -> String {
 pub struct Client {
     agent: ureq::Agent,
     url: String,
-    /// None for a GET.
-    body: Option<String>,
+    body: String,
     /// The status each result is to have.
     status: &'static str,
 }
@@ -56,12 +55,7 @@ impl Client {
     /// One that asks for all of the tasks at once.
     pub fn of_tasks(server: &Server, tasks: &[Value]) -> Self {
         let (url, body) = (format!("{}/execute", server.url()), json!({ "tasks": tasks }).to_string());
-        Self { agent: ureq::agent(), url, body: Some(body), status: "Success" }
-    }
-
-    /// One that asks whether the server is well.
-    pub fn health(server: &Server) -> Self {
-        Self { agent: ureq::agent(), url: format!("{}/health", server.url()), body: None, status: "" }
+        Self { agent: ureq::agent(), url, body, status: "Success" }
     }
 
     /// The same, whose tasks end in another way.
@@ -83,10 +77,7 @@ impl Client {
 
     fn answer(&self) -> (Duration, Value) {
         let started = Instant::now();
-        let answer = match &self.body {
-            Some(body) => self.agent.post(&self.url).content_type("application/json").send(body),
-            None => self.agent.get(&self.url).call(),
-        };
+        let answer = self.agent.post(&self.url).content_type("application/json").send(&self.body);
         let text = answer.unwrap().body_mut().read_to_string().unwrap();
         let took = started.elapsed();
         let body: Value = serde_json::from_str(&text).unwrap();

@@ -10,24 +10,21 @@ use crate::common::{Client, Percentiles, ms};
 
 pub fn breakdown(run: &mut Run, server: &Server) {
     run.begins("where the time goes");
-    let health = Client::health(server);
     let refused = Client::new(server, &json!({ "command": "true", "image": "no-such-image" })).that_is("NotExecuted");
     let task = Client::new(server, &json!({ "command": "true" }));
     let times = run.args.times(500, 5);
-    let mut took: [Vec<Duration>; 4] = Default::default();
+    let mut took: [Vec<Duration>; 3] = Default::default();
     for _ in 0..times {
         // Long enough for the next container to be there: what is measured is a task, not the making of its successor.
         std::thread::sleep(Duration::from_millis(8));
-        took[0].push(health.ask());
-        took[1].push(refused.ask());
+        took[0].push(refused.ask());
         let (all, own) = task.ask_for_wall_time();
-        took[2].push(own);
-        took[3].push(all);
+        took[1].push(own);
+        took[2].push(all);
     }
-    let [health, refused, own, all] = took.map(|mut took| ms(Percentiles::of(&mut took).p50));
+    let [refused, own, all] = took.map(|mut took| ms(Percentiles::of(&mut took).p50));
     let rows = [
-        ("HTTP: a request and its answer (GET /health)", health),
-        ("a body read as tasks, a result written", refused - health),
+        ("HTTP: the request read as tasks, the answer", refused),
         ("the task: from exec to its end, as it is told", own),
         ("front, runner and init: there, its usage, and back", all - refused - own),
         ("all of it", all),

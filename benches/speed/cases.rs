@@ -37,8 +37,12 @@ fn in_turns(run: &mut Run, server: &Server, job: &Job, times: usize, with_others
     run.begins(job.name);
     let mut ways = vec![ways::bare(job), ways::faber(job, server)];
     if with_others {
-        let (others, refusals) = ways::others(job);
+        let (others, mut refusals) = ways::others(job);
         ways.extend(others);
+        // Told once: the reasons do not change with the command.
+        if job.name != "true, beside others" {
+            refusals.clear();
+        }
         for refusal in refusals {
             run.tell(refusal);
         }

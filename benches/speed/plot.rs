@@ -18,7 +18,7 @@ pub fn latencies(cases: &Map<String, Value>, path: &Path) {
         .flat_map(|(case, ways)| {
             ways.iter().map(move |(way, told)| {
                 let number = |key: &str| told[key].as_f64().unwrap_or(0.0);
-                (format!("{way}: {case}"), number("p50"), number("p99"))
+                (format!("{way}: {}", case.trim_end_matches(", beside others")), number("p50"), number("p99"))
             })
         })
         .collect();
@@ -28,7 +28,7 @@ pub fn latencies(cases: &Map<String, Value>, path: &Path) {
     let root = SVGBackend::new(path, (width as u32, height as u32)).into_drawing_area();
     root.fill(&WHITE).unwrap();
     let text = |size: i32| ("sans-serif", size).into_font().color(&BLACK);
-    root.draw(&Text::new("From nothing to the answer, ms: p50 (bar) and p99 (line)", (20, 18), text(20))).unwrap();
+    root.draw(&Text::new("From a command to its end, ms: p50 (bar) and p99 (line)", (20, 18), text(20))).unwrap();
     let scale = f64::from(width - left - 90) / most;
     for (index, (name, p50, p99)) in bars.iter().enumerate() {
         let y = top + row * index as i32;
