@@ -60,7 +60,7 @@ fn status_field(pid: i32, name: &str) -> Option<String> {
 
 #[test]
 fn namespaces_are_not_the_machines() {
-    let server = Server::start_open();
+    let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
     let inside = server.shell("for n in pid mnt ipc uts cgroup user net; do readlink /proc/self/ns/$n; done");
     let names = ["pid", "mnt", "ipc", "uts", "cgroup", "user", "net"];
     assert_eq!(inside.lines().count(), names.len());
@@ -68,9 +68,18 @@ fn namespaces_are_not_the_machines() {
         let outside = fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
         assert_ne!(outside.to_str().unwrap(), inside, "{name}");
     }
-    // New ones for every container, but for the slot's two.
-    let again = server.shell("for n in pid mnt ipc uts cgroup; do readlink /proc/self/ns/$n; done");
-    assert!(inside.lines().zip(again.lines()).all(|(one, other)| one != other), "{inside}\n{again}");
+    // Every container has its own. Two at the same time: the numbers of those that are gone are given out again.
+    let script =
+        "date +%s%N; for n in pid mnt ipc uts cgroup user net; do readlink /proc/self/ns/$n; done; sleep 1; date +%s%N";
+    let task = json!({ "command": "bash", "args": ["-c", script] });
+    let body = server.execute(json!([task, task])).json();
+    let [one, other] = [0, 1].map(|at| {
+        let lines: Vec<_> = body["results"][at]["stdout"].as_str().unwrap().lines().map(str::to_owned).collect();
+        let times = [0, 8].map(|line| lines[line].parse::<u64>().unwrap());
+        (times, lines[1..8].to_vec())
+    });
+    assert!(one.0[0] < other.0[1] && other.0[0] < one.0[1], "not at the same time: {body}");
+    assert!(one.1.iter().zip(&other.1).all(|(one, other)| one != other), "{body}");
 }
 
 #[test]

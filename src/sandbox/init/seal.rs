@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
@@ -73,19 +73,21 @@ fn mount_writable(user: Option<User>) -> io::Result<()> {
 
 /// On a directory, which an image's link in its place is not.
 fn tmpfs(place: &str, flags: MountFlags, options: &str) -> io::Result<()> {
-    is_directory(place)?;
+    directory(place)?;
     let options = CString::new(options).map_err(|_| io::ErrorKind::InvalidInput)?;
     Ok(mount("tmpfs", place, "tmpfs", flags | MountFlags::NOSUID | MountFlags::NODEV, options.as_c_str())?)
 }
 
-fn is_directory(place: &str) -> io::Result<()> {
+fn directory(place: &str) -> io::Result<OwnedFd> {
     let no_link = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(place, no_link, Mode::empty())?;
-    Ok(())
+    Ok(rustix::fs::open(place, no_link, Mode::empty())?)
 }
 
 fn mask() -> io::Result<()> {
-    is_directory("/proc")?;
+    // Elsewhere all of them would be missing, and nothing masked.
+    if rustix::fs::fstatfs(directory("/proc")?)?.f_type as i64 != libc::PROC_SUPER_MAGIC {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     for file in FILES {
         unless_missing(mount_bind("/dev/null", file))?;
     }
