@@ -1,6 +1,7 @@
 //! cgroup v2: one tree for all controllers (admin-guide/cgroup-v2.rst).
 //!
-//! Faber works below one group, its top: the one that was delegated to it, or else the root of what is mounted.
+//! Faber works below one group, its top: the one that was delegated to it, or an ordinary user's own, or else the root of
+//! what is mounted.
 //!
 //! ```text
 //! <top>/keeper                          Faber's own processes, where the top is not the machine's root: a group that
@@ -63,7 +64,8 @@ impl Root {
         let own = own_group(&fs::read_to_string("/proc/self/cgroup").map_err(CgroupError::Mounts)?, &mount.root);
         // In the group itself, or in the leaf beside what it is delegated for.
         let mut near = own.as_deref().into_iter().flat_map(|own| own.ancestors().take(2));
-        let path = near.find(|path| is_delegated(&below(&mount.point, path))).unwrap_or(Path::new("/"));
+        let marked = near.find(|path| is_delegated(&below(&mount.point, path)));
+        let path = marked.or_else(|| of_a_user(&mount.point, own.as_deref()?)).unwrap_or(Path::new("/"));
         let root = Self { top: below(&mount.point, path), own: own.clone() };
         let controllers = read(&root.top.join("cgroup.controllers"))?;
         match NEEDED.into_iter().find(|needed| !has(&controllers, needed)) {
@@ -145,6 +147,15 @@ fn is_delegated(dir: &Path) -> bool {
         let mut value = [0; 8];
         rustix::fs::getxattr(dir, *mark, &mut value[..]).is_ok_and(|length| value[..length] == *b"1")
     })
+}
+
+/// A user's own systemd marks nothing: a group is the user's who may change it, and may not change everybody's.
+fn of_a_user<'a>(point: &Path, own: &'a Path) -> Option<&'a Path> {
+    let may_change = |path: &Path| {
+        rustix::fs::access(below(point, path).join("cgroup.subtree_control"), rustix::fs::Access::WRITE_OK).is_ok()
+    };
+    let group = if own.ends_with(OWN) { own.parent()? } else { own };
+    (!may_change(Path::new("/")) && may_change(group)).then_some(group)
 }
 
 fn has(controllers: &str, wanted: &str) -> bool {
