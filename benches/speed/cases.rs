@@ -35,16 +35,13 @@ const HELLO: &str = "#include <stdio.h>\nint main(void) { puts(\"hello\"); }\n";
 
 fn in_turns(run: &mut Run, server: &Server, job: &Job, times: usize, with_others: bool) {
     run.begins(job.name);
-    let mut ways = vec![ways::bare(job), ways::faber(job, server)];
+    let mut ways = vec![ways::bare(job), ways::faber(Client::new(server, &job.task()))];
     if with_others {
-        let (others, mut refusals) = ways::others(job);
+        let (others, refusals) = ways::others(job);
         ways.extend(others);
         // Told once: the reasons do not change with the command.
-        if job.name != "true, beside others" {
-            refusals.clear();
-        }
-        for refusal in refusals {
-            run.tell(refusal);
+        if !std::mem::replace(&mut run.refusals_told, true) {
+            refusals.iter().for_each(|refusal| run.tell(refusal));
         }
     }
     let times = run.args.times(times, 5).max(10);
@@ -118,19 +115,10 @@ fn many_tasks(run: &mut Run, server: &Server) {
             Took { wall: all.iter().map(|took| took.wall).sum(), cpu: all.iter().map(|took| took.cpu).sum() }
         }
     }
-    struct Request(Client);
-    impl Way for Request {
-        fn name(&self) -> &'static str {
-            "Faber"
-        }
-        fn once(&self) -> Took {
-            Took { wall: self.0.ask(), cpu: Duration::ZERO }
-        }
-    }
     let job = Job { name: "true", command: vec!["true"], files: vec![] };
     let spawns = Many((0..64).map(|_| ways::bare(&job)).collect(), "64 bare spawns");
     let tasks = vec![job.task(); 64];
-    let ways: [Box<dyn Way>; 2] = [Box::new(spawns), Box::new(Request(Client::of_tasks(server, &tasks)))];
+    let ways: [Box<dyn Way>; 2] = [Box::new(spawns), ways::faber(Client::of_tasks(server, &tasks))];
     let times = run.args.times(30, 5);
     measure(run, server, "64 tasks in one request", &ways, times);
 }

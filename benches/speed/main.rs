@@ -48,6 +48,8 @@ pub struct Run {
     /// A bare spawn of `true`, the unit of everything. Milliseconds.
     pub bare: f64,
     pub targets: Vec<Target>,
+    /// Why some sandboxes are not measured.
+    pub refusals_told: bool,
 }
 
 /// One of the aims of this project: what was measured, what must be, what would be good.
@@ -86,7 +88,8 @@ fn main() {
     let args = Args::parse();
     let bar = ProgressBar::new(16)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
-    let mut run = Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new() };
+    let mut run =
+        Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new(), refusals_told: false };
     run.tell(common::machine());
     if let Some(other) = run.args.against.clone() {
         return compare::compare(&run, &other);

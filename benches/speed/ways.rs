@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::common::Client;
-use crate::common::support::Server;
 
 /// What is run: a program with arguments and files.
 pub struct Job {
@@ -114,8 +113,8 @@ pub fn bare(job: &Job) -> Box<dyn Way> {
     Box::new(spawned("bare spawn", program(job), job))
 }
 
-pub fn faber(job: &Job, server: &Server) -> Box<dyn Way> {
-    Box::new(Faber(Client::new(server, &job.task())))
+pub fn faber(client: Client) -> Box<dyn Way> {
+    Box::new(Faber(client))
 }
 
 /// The sandboxes that are installed and run here: each with the machine's /usr read-only, as Faber's host image has it. And

@@ -61,8 +61,8 @@ pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<S
         .build()
 }
 
-/// What the init needs to seal its container, to become the task and to end it; the task's own set is empty. A build step keeps what installing
-/// packages takes: root over the files of its own user namespace, and nothing of the machine's.
+/// What the init needs to seal its container, to become the task and to end it; the task's own set is empty. A build step
+/// keeps what installing packages takes: root over the files of its own user namespace, and nothing of the machine's.
 fn capabilities(purpose: &Purpose) -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
     use Capability::{Chown, DacOverride, Fowner, Fsetid, Kill, Setfcap, Setgid, Setpcap, Setuid, SysAdmin};
     let mut set: HashSet<_> = [Setuid, Setgid, Setpcap, Kill, SysAdmin].into();

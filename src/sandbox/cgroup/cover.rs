@@ -2,7 +2,7 @@
 //!
 //! libcontainer cannot be told to leave groups alone. On v1 it makes one in each hierarchy, for which it reads the mount
 //! table two dozen times; on any version it puts the container there before its set-up, which is then in the figures of the
-//! task. So in a runner's own mount namespace its place for processes leads to /dev/null, and Faber moves the init.
+//! task. So in a runner's own mount namespace its place for processes leads to /dev/null, and the init moves itself.
 
 use std::path::{Path, PathBuf};
 

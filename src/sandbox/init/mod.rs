@@ -1,8 +1,8 @@
 //! The init: PID 1 of every container, Faber's own, run by libcontainer as the spec's process.
 //!
-//! It runs as root of the slot's user namespace with four capabilities, once [`seal`] is done; the task runs as its image's [`User`] with none. So the
-//! task can neither signal nor inspect it. It is a fork of the single-threaded runner, without exec: it may allocate,
-//! but must not log.
+//! It runs as root of the slot's user namespace with four capabilities, once [`seal`] is done; the task runs as its image's
+//! [`User`] with none. So the task can neither signal nor inspect it. It is a fork of the single-threaded runner, without
+//! exec: it may allocate, but must not log.
 
 mod child;
 mod place;
