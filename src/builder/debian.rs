@@ -6,6 +6,7 @@ use std::os::unix::fs::chown;
 use std::process::{Command, Stdio};
 
 use super::program::{finish, last_words};
+use super::step::Steps;
 use super::{BuilderError, Result, UPDATE, at, doing};
 use crate::image::{EPOCH, Lock, Locked, Package, Suite, departure};
 use crate::sandbox::Workshop;
@@ -30,27 +31,44 @@ fi"#;
 const INSTALLED: &str = r#"dpkg-query --root="$1" --show --showformat='${Package}:${Architecture}=${Version}\n' |
     APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" xargs apt-cache show --no-all-versions >"$FABER_BESIDE/records"
 rm -f "$1/etc/apt/preferences.d/faber""#;
+/// And what of it only the installers need, which go again: what apt would remove if nobody had asked for them.
+const INSTALLERS: &str = r#"if [ -s "$FABER_BESIDE/installers" ]; then
+    export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
+    xargs -a "$FABER_BESIDE/installers" apt-mark auto >/dev/null
+    apt-get --simulate -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false autoremove |
+        awk '/^Remv /{print $2}' >"$FABER_BESIDE/for_the_build"
+fi"#;
 
-/// Makes a root file system of `packages` and of those that are `needed` besides, all of them in the versions of `pins` that
-/// are pinned; returns what it took.
+/// What was installed.
+pub struct Installed {
+    pub all: Vec<Locked>,
+    /// The names of those among them that go again.
+    pub for_the_build: Vec<String>,
+}
+
+/// Makes a root file system of `packages`, and for the build of `installers` too, all of them in the versions of `pins` that are
+/// pinned.
 pub fn install(
     workshop: &Workshop<'_>,
     suite: &Suite,
     packages: &[Package],
-    needed: &[&str],
+    installers: &[&str],
     pins: &Lock,
     cancel: BorrowedFd<'_>,
-) -> Result<Vec<Locked>> {
+) -> Result<Installed> {
     let beside = |name: &str| workshop.beside().join(name);
     write(workshop, "preferences", pins.debian.iter().map(preference))?;
     write(workshop, "pins", pins.debian.iter().map(|pin| format!("{}={}\n", pin.name, pin.version)))?;
+    // What is in a definition's list stays.
+    let installers = installers.iter().filter(|name| packages.iter().all(|package| package.as_str() != **name));
+    write(workshop, "installers", installers.clone().map(|name| format!("{name}\n")))?;
     let mut command = workshop.program(PROGRAM);
     command.args(["--mode=root", "--variant=essential", "--format=directory", "--aptopt=Acquire::Retries \"3\""]);
-    let names: Vec<&str> = packages.iter().map(Package::as_str).chain(needed.iter().copied()).collect();
+    let names: Vec<&str> = packages.iter().map(Package::as_str).chain(installers.clone().copied()).collect();
     if !names.is_empty() {
         command.arg(format!("--include={}", names.join(",")));
     }
-    let hooks = [("setup", BEFORE), ("extract", LISTED), ("customize", INSTALLED)];
+    let hooks = [("setup", BEFORE), ("extract", LISTED), ("customize", INSTALLED), ("customize", INSTALLERS)];
     command.args(hooks.map(|(stage, hook)| format!("--{stage}-hook={hook}")));
     command.arg(suite.as_str()).arg(workshop.root());
     command.env("SOURCE_DATE_EPOCH", EPOCH).env("LC_ALL", "C.UTF-8").env("FABER_BESIDE", workshop.beside());
@@ -61,15 +79,30 @@ pub fn install(
         return Err(BuilderError::Gone(gone));
     }
     done?;
-    let records = fs::read_to_string(beside("records")).map_err(at("read what mmdebstrap installed"))?;
-    let took = installed(&records);
-    match departure(&took, &pins.debian) {
+    let read = |name: &str| fs::read_to_string(beside(name)).map_err(at("read what mmdebstrap installed"));
+    let all = installed(&read("records")?);
+    let for_the_build = if installers.clone().next().is_none() { String::new() } else { read("for_the_build")? };
+    let for_the_build = for_the_build.lines().map(str::to_owned).collect();
+    match departure(&all, &pins.debian) {
         Some((pin, found)) => Err(BuilderError::Gone(format!(
             "image.lock has {} {} with digest {}, the archive has {} with {}: {UPDATE}",
             pin.name, pin.version, pin.sha256, found.version, found.sha256
         ))),
-        None => Ok(took),
+        None => Ok(Installed { all, for_the_build }),
     }
+}
+
+/// Removes the packages that came for the build alone.
+pub fn remove(steps: &mut Steps<'_, '_>, names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let command = ["env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--purge"];
+    steps.run(
+        "removing what installed packages",
+        &command.into_iter().chain(names.iter().map(String::as_str)).collect::<Vec<_>>(),
+    )?;
+    Ok(())
 }
 
 fn bootstrap(mut command: Command, cancel: BorrowedFd<'_>) -> Result<()> {

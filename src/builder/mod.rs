@@ -71,10 +71,12 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
     let mut workshop = Workshop::open(slot, &order.root)?;
     let pins = order.pins.clone().unwrap_or_default();
     let mut lock = Lock { architecture: architecture().to_owned(), ..Lock::default() };
+    let mut for_the_build = Vec::new();
     match &order.start {
         Start::Debian { suite, packages } => {
-            let needed = registries::needed(&order.additions);
-            lock.debian = debian::install(&workshop, suite, packages, &needed, &pins, cancel)?;
+            let installers = registries::installers(&order.additions);
+            let installed = debian::install(&workshop, suite, packages, &installers, &pins, cancel)?;
+            (lock.debian, for_the_build) = (installed.all, installed.for_the_build);
         }
         Start::Tree(tree) => {
             doing("copying the base");
@@ -89,6 +91,7 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
         let name = script.lines().next().unwrap_or_default();
         steps.run(name, &["sh", "-ec", script])?;
     }
+    debian::remove(&mut steps, &for_the_build)?;
     tell(&Event::Took(Box::new(lock)));
     doing("packing");
     pack(&workshop, cancel)

@@ -1,4 +1,5 @@
-//! Packages of the languages' own registries, installed by the languages' own programs, which come with the image.
+//! Packages of the languages' own registries, installed by the languages' own programs: with a start from Debian they come for
+//! the build, and go again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,8 +21,8 @@ const REPORT: &str = "/run/faber/report.json";
 /// How Cargo names its registry in a lock, and how ours does.
 const CRATES_IO: (&str, &str) = ("registry+https://github.com/rust-lang/crates.io-index", "crates.io");
 
-/// The Debian packages of the programs that install what `additions` asks for.
-pub fn needed(additions: &Additions) -> Vec<&'static str> {
+/// The Debian packages of the programs that install what `additions` ask for.
+pub fn installers(additions: &Additions) -> Vec<&'static str> {
     let programs = [
         (!additions.pip.is_empty(), "python3-pip"),
         (!additions.npm.is_empty(), "npm"),
@@ -99,7 +100,7 @@ fn pip(steps: &mut Steps<'_, '_>, wanted: &[PipRequirement], pins: &[Locked]) ->
 
 /// By a package.json that names them, so that what the lock has is taken from it; its digests are npm's to check.
 fn npm(steps: &mut Steps<'_, '_>, wanted: &[NpmPackage], pins: Option<&str>) -> Result<String> {
-    let dependencies: BTreeMap<&str, &str> = wanted.iter().map(NpmPackage::name_and_range).collect();
+    let dependencies: BTreeMap<String, &str> = wanted.iter().map(NpmPackage::name_and_range).collect();
     let manifest = json!({ "private": true, "dependencies": dependencies }).to_string();
     let file = |name: &str| Path::new(NPM).join(name);
     steps.write(&file("package.json"), manifest.as_bytes())?;

@@ -167,7 +167,7 @@ fn versions(definition: &Definition, debian: &BTreeMap<String, String>, lock: &L
     let debian = debian.map(|(name, version)| (name.clone(), version.clone()));
     let Additions { pip, npm, cargo, .. } = &definition.additions;
     let pip = pip.iter().filter_map(|package| other(package.name()));
-    let npm = npm.iter().filter_map(|package| other(package.name_and_range().0));
+    let npm = npm.iter().filter_map(|package| other(&package.name_and_range().0));
     let cargo = cargo.keys().filter_map(|name| other(name.as_str()));
     debian.chain(pip).chain(npm).chain(cargo).collect()
 }

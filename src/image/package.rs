@@ -59,10 +59,11 @@ checked!(
     "expected a Python package, such as requests or requests==2.32.0"
 );
 checked!(
-    /// An npm package with the versions that will do: `lodash`, `lodash@4.17.21`, `@types/node@22`.
+    /// An npm package with the versions that will do: `lodash`, `lodash@4.17.21`, `@types/node@22`. `{cpu}` in it is npm's
+    /// name of the processor (package.json, `cpu`): `x64`, `arm64`.
     NpmPackage,
     |text| text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '@')
-        && consists_of(text, "._-@/^~=<>*")
+        && consists_of(&text.replace("{cpu}", ""), "._-@/^~=<>*")
         && !text.contains("..")
         && text.matches('/').count() <= usize::from(text.starts_with('@')),
     "expected an npm package, such as lodash or lodash@4"
@@ -110,12 +111,22 @@ impl PipRequirement {
 }
 
 impl NpmPackage {
-    /// `@scope/name@range` in its two parts.
-    pub fn name_and_range(&self) -> (&str, &str) {
-        match self.0.char_indices().skip(1).find(|(_, c)| *c == '@') {
+    /// `@scope/name@range` in its two parts, for this machine.
+    pub fn name_and_range(&self) -> (String, &str) {
+        let (name, range) = match self.0.char_indices().skip(1).find(|(_, c)| *c == '@') {
             Some((at, _)) => (&self.0[..at], &self.0[at + 1..]),
-            None => (&self.0, "*"),
-        }
+            None => (&self.0[..], "*"),
+        };
+        (name.replace("{cpu}", npm_cpu()), range)
+    }
+}
+
+/// npm's name of this machine's processor (Node.js, `process.arch`).
+pub fn npm_cpu() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
     }
 }
 
@@ -146,15 +157,16 @@ mod tests {
         assert!(!pip("-r x") && !pip("x @ https://y") && !pip("../x") && !pip("x;y"));
         let npm = |text: &str| NpmPackage::try_from(text.to_owned()).is_ok();
         assert!(npm("lodash") && npm("lodash@^4.17.21") && npm("@types/node@22"));
-        assert!(!npm("--x") && !npm("../x") && !npm("a/b") && !npm("git+ssh://x") && !npm("x@file:y"));
+        assert!(!npm("--x") && !npm("../x") && !npm("a/b") && !npm("git+ssh://x") && !npm("x@file:y") && !npm("{x}"));
         let parts = |text: &str| {
             let package = NpmPackage::try_from(text.to_owned()).unwrap();
             let (name, range) = package.name_and_range();
-            (name.to_owned(), range.to_owned())
+            (name, range.to_owned())
         };
         assert_eq!(parts("lodash"), ("lodash".into(), "*".into()));
         assert_eq!(parts("lodash@^4"), ("lodash".into(), "^4".into()));
         assert_eq!(parts("@types/node@22"), ("@types/node".into(), "22".into()));
+        assert_eq!(parts("x-{cpu}@1"), (format!("x-{}", npm_cpu()), "1".into()));
         assert_eq!(PipRequirement::try_from("a[b]>=1".to_owned()).unwrap().name(), "a");
         let version = |text: &str| CrateVersion::try_from(text.to_owned()).is_ok();
         assert!(version("1") && version("=1.0.3") && !version("\"]"));

@@ -11,6 +11,7 @@ use cyclonedx_bom::prelude::{Bom, Component, Metadata, Purl, SpecVersion};
 use packageurl::PackageUrl;
 use serde::Deserialize;
 
+use super::package::npm_cpu;
 use super::{Image, Lock, Locked, Root, architecture};
 
 #[derive(Debug, thiserror::Error)]
@@ -41,10 +42,14 @@ pub struct Packaged {
 /// # Errors
 /// When a part of the lock is not what its program writes.
 pub fn sbom(image: &Image, lock: &Lock) -> Result<String> {
-    let mut all: Vec<Packaged> = match (&image.root, lock.debian.is_empty()) {
+    let mut all: Vec<Packaged> = match &image.root {
         // What an imported image says of itself: it may be of another distribution than Debian, or of none.
-        (Root::Tree(contents), true) => contents.packages.iter().map(installed).collect(),
-        _ => lock.debian.iter().map(debian).collect(),
+        Root::Tree(contents) if lock.debian.is_empty() => contents.packages.iter().map(installed).collect(),
+        // Without those that were there for the build alone.
+        Root::Tree(contents) => {
+            lock.debian.iter().filter(|package| contents.packages.contains_key(&package.name)).map(debian).collect()
+        }
+        Root::Machine(_) => Vec::new(),
     };
     all.extend(packages(lock)?);
     let components = all.iter().map(component).collect::<Result<Vec<Component>>>()?;
@@ -125,20 +130,44 @@ struct NpmLocked {
     version: Option<String>,
     integrity: Option<String>,
     #[serde(default)]
-    os: Vec<String>,
+    os: Platforms,
     #[serde(default)]
-    cpu: Vec<String>,
+    cpu: Platforms,
+}
+
+/// The systems or processors that a package is for, or with `!` is not for (npm documentation, package.json).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Platforms {
+    One(String),
+    Some(Vec<String>),
+}
+
+impl Default for Platforms {
+    fn default() -> Self {
+        Self::Some(Vec::new())
+    }
+}
+
+impl Platforms {
+    fn have(&self, here: &str) -> bool {
+        let names = match self {
+            Self::One(name) => std::slice::from_ref(name),
+            Self::Some(names) => names,
+        };
+        let is_named = names.iter().any(|name| name == here);
+        let is_excluded = names.iter().any(|name| name.strip_prefix('!') == Some(here));
+        !is_excluded && (is_named || names.iter().all(|name| name.starts_with('!')))
+    }
 }
 
 /// What npm installed: its lock also has what other systems would get. A package can be there at several places.
 fn npm(lock: &str) -> Result<Vec<Packaged>> {
     let lock: NpmLock = serde_json::from_str(lock).map_err(|_| SbomError::Foreign("npm"))?;
-    let cpu = if architecture() == "amd64" { "x64" } else { architecture() };
-    let is_for = |list: &[String], here: &str| list.is_empty() || list.iter().any(|name| name == here);
     let mut all = BTreeMap::new();
     for (path, package) in lock.packages {
         let (Some((_, name)), Some(version)) = (path.rsplit_once("node_modules/"), package.version) else { continue };
-        if !is_for(&package.os, "linux") || !is_for(&package.cpu, cpu) {
+        if !package.os.have("linux") || !package.cpu.have(npm_cpu()) {
             continue;
         }
         let namespace = name.split_once('/').map(|(scope, _)| scope.to_owned());
@@ -179,6 +208,8 @@ fn cargo(lock: &str) -> Result<Vec<Packaged>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::Contents;
+    use crate::task::Digest;
     use cyclonedx_bom::prelude::Validate;
 
     #[test]
@@ -189,7 +220,10 @@ mod tests {
             "": {},
             "node_modules/@types/node": { "version": "22.0.0", "integrity": integrity },
             "node_modules/x/node_modules/y": { "version": "1.0.0" },
+            "node_modules/here": { "version": "1.0.0", "os": "linux", "cpu": [npm_cpu()] },
+            "node_modules/not-there": { "version": "1.0.0", "os": ["!aix"] },
             "node_modules/z": { "version": "1.0.0", "os": ["aix"] },
+            "node_modules/not-here": { "version": "1.0.0", "os": ["!linux"] },
         }});
         let rand = format!("[[package]]\nname = 'rand'\nversion = '0.8.5'\nchecksum = '{}'\n", "cd".repeat(32));
         let cargo = format!("{rand}[[package]]\nname = 'own'\nversion = '0.0.0'\n");
@@ -198,11 +232,15 @@ mod tests {
             base: None,
             npm: Some(npm.to_string()),
             cargo: Some(cargo),
-            debian: vec![locked("lua5.4")],
+            debian: vec![locked("lua5.4"), locked("npm")],
             pip: vec![locked("requests")],
         };
-        let text = sbom(&Image::host(), &lock).unwrap();
-        assert_eq!(text, sbom(&Image::host(), &lock).unwrap(), "the same twice");
+        // npm was there for the build alone.
+        let packages = BTreeMap::from([("lua5.4".to_owned(), "1:2+b1".to_owned())]);
+        let contents = Contents { definition: Digest::new([0; 32]), size: 0, versions: BTreeMap::new(), packages };
+        let image = Image { root: Root::Tree(contents), ..Image::host() };
+        let text = sbom(&image, &lock).unwrap();
+        assert_eq!(text, sbom(&image, &lock).unwrap(), "the same twice");
         let bom = Bom::parse_from_json(text.as_bytes()).unwrap();
         let components = bom.components.as_ref().unwrap();
         let urls: Vec<_> = components.0.iter().map(|component| component.purl.as_ref().unwrap().to_string()).collect();
@@ -211,6 +249,8 @@ mod tests {
             &deb,
             "pkg:pypi/requests@1:2%2Bb1",
             "pkg:npm/%40types/node@22.0.0",
+            "pkg:npm/here@1.0.0",
+            "pkg:npm/not-there@1.0.0",
             "pkg:npm/y@1.0.0",
             "pkg:cargo/rand@0.8.5",
         ];

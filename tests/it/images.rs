@@ -341,21 +341,57 @@ stdout = "tool first\n0\nCapEff:\t00000000800001fb\nyes\n1\n2\nyes\n7:8:755\n"
 }
 
 #[test]
-fn packages_of_a_language_come_from_its_own_registry() {
+fn packages_of_languages_come_from_their_own_registries() {
     let images = Images::new();
     images.define(
-        "requests",
-        "name = 'requests'\ndescription = ''\npackages = ['python3-minimal']\npip = ['six==1.16.0']\n\
-         [[test]]\nname = 'a'\ncommand = ['python3', '-c', 'import six; print(six.__version__)']\nstdout = \"1.16.0\\n\"\n",
+        "all",
+        r#"
+name = "all"
+description = ""
+packages = ["python3-minimal", "nodejs", "rustc"]
+limits = { processes = 32 }
+pip = ["six==1.16.0"]
+npm = ["is-number@7.0.0", "semver@7.6.0"]
+cargo = { itoa = "=1.0.11" }
+[[test]]
+name = "pip"
+command = ["python3", "-c", "import six; print(six.__version__)"]
+stdout = "1.16.0\n"
+[[test]]
+name = "npm, imported"
+command = ["node", "main.mjs"]
+files = { "main.mjs" = "import isNumber from 'is-number'; console.log(isNumber('5'))" }
+stdout = "true\n"
+[[test]]
+name = "npm, a program"
+command = ["semver", "1.2.3", "--range", "^1"]
+stdout = "1.2.3\n"
+[[test]]
+name = "cargo"
+command = ["sh", "-c", "rustc @/opt/crates/args main.rs && ./main"]
+files = { "main.rs" = "fn main() { println!(\"{}\", itoa::Buffer::new().format(42)) }" }
+stdout = "42\n"
+[[test]]
+name = "what installed them is gone"
+command = ["sh", "-c", "for program in pip npm cargo; do ! command -v $program || exit 1; done"]
+"#,
     );
-    let built = images.faber(&["build", "requests"]);
-    assert!(built.status.success(), "{built:?}");
-    let tested = images.faber(&["test", "requests"]);
+    let built = images.faber(&["build", "all"]);
+    assert!(built.status.success(), "{}", text(&built.stdout));
+    let tested = images.faber(&["test", "all"]);
     assert!(tested.status.success(), "{}", text(&tested.stdout));
-    let lock = fs::read_to_string(images.path().join("images/requests/image.lock")).unwrap();
+    let lock = fs::read_to_string(images.path().join("images/all/image.lock")).unwrap();
     assert_eq!(locked_version(&lock, "six"), "1.16.0");
-    let bill = text(&images.faber(&["inspect", "requests", "--sbom"]).stdout);
-    assert!(bill.contains("pkg:pypi/six@1.16.0"), "{bill}");
+    assert!(!locked_version(&lock, "npm").is_empty(), "a build from the lock takes the same npm");
+    let bill = text(&images.faber(&["inspect", "all", "--sbom"]).stdout);
+    for package in ["pypi/six@1.16.0", "npm/is-number@7.0.0", "cargo/itoa@1.0.11", "deb/debian/nodejs@"] {
+        assert!(bill.contains(&format!("pkg:{package}")), "{package}: {bill}");
+    }
+    assert!(!bill.contains("pkg:deb/debian/npm@"), "{bill}");
+    let before = images.list();
+    let again = images.faber(&["build", "--force", "all"]);
+    assert!(again.status.success(), "{}", text(&again.stdout));
+    assert_eq!(images.list(), before, "the same bit for bit");
 }
 
 /// The processes that were started with this store, and have not changed their environment since.

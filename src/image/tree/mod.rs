@@ -33,7 +33,7 @@ use crate::task::Digest;
 pub const FORM: &str = "2";
 
 /// Documentation, caches and what only the package manager needs: below these nothing comes in.
-const LEFT_OUT: [&str; 25] = [
+const LEFT_OUT: [&str; 26] = [
     "boot",
     "dev",
     "home",
@@ -47,6 +47,7 @@ const LEFT_OUT: [&str; 25] = [
     "tmp",
     "var/cache/apt",
     "var/cache/debconf",
+    "var/cache/ldconfig",
     "var/cache/man",
     "var/lib/apt",
     "var/lib/dpkg",
