@@ -10,8 +10,7 @@ use crate::builder;
 use crate::chain::chain;
 use crate::image::{Event, Order, Store};
 use crate::keeper::{Instance, take_stop_signals};
-use crate::sandbox::Slot;
-use crate::task::Resources;
+use crate::sandbox::{Slot, rootless};
 
 /// An order is a definition and a lock.
 const ORDER_BYTES: u64 = 128 << 20;
@@ -45,10 +44,12 @@ fn order() -> anyhow::Result<Order> {
 }
 
 fn claim(order: &Order) -> anyhow::Result<(nix::sys::signalfd::SignalFd, Instance, Slot)> {
+    // In an ordinary user's namespace, where whoever started this is already: the instances' place is told.
+    rootless::enter(&order.root)?;
     let signals = take_stop_signals()?;
-    let instance = Instance::found(Resources::ALL)?;
+    let instance = Instance::found(order.resources)?;
     let dir = instance.slot_dir("b0");
     let store = Store::new(&order.root);
-    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), Resources::ALL)?;
+    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), order.resources)?;
     Ok((signals, instance, slot))
 }

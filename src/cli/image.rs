@@ -20,7 +20,7 @@ use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Definitions, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
 use crate::sandbox::cgroup::Tree;
-use crate::task::{Groups, ImageName, TaskResult};
+use crate::task::{ImageName, TaskResult};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -141,12 +141,12 @@ struct BuildLine {
 
 fn build_all(args: &BuildArgs) -> anyhow::Result<ExitCode> {
     let definitions = args.which.definitions()?;
-    anyhow::ensure!(rustix::process::geteuid().is_root(), "images belong to root: run it as root, with sudo");
-    let store = Store::new(&args.store.config()?.data_dir);
+    let config = args.store.config_of_owner()?;
+    let (store, resources) = (Store::new(&config.data_dir), config.resources());
     let writer = store.write()?;
     // The builders' groups may not have this process beside them.
-    Tree::detect(Groups::Used)?.make_way()?;
-    let choice = Choice { force: args.force || args.update, update: args.update };
+    Tree::detect(resources.groups)?.make_way()?;
+    let choice = Choice { force: args.force || args.update, update: args.update, resources };
     // A Ctrl-C ends the builders too, and what they leave half-made is then removed here.
     let stop = Stop::take()?;
     let stopped = || stop.is_asked();
@@ -217,8 +217,8 @@ struct TestLine {
 
 fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let definitions = args.which.definitions()?;
-    let config = args.store.config()?;
-    needs::require(Groups::Used)?;
+    let config = args.store.config_of_owner()?;
+    needs::require(config.resources().groups)?;
     let store = Store::new(&config.data_dir);
     let mut here = Here::claim(&config)?;
     let (mut lines, mut tested) = (Vec::new(), Vec::new());
@@ -358,7 +358,7 @@ fn list_line(image: &Image) -> ListLine<'_> {
 }
 
 fn remove(args: &RmArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::new(&args.store.config()?.data_dir);
+    let store = Store::new(&args.store.config_of_owner()?.data_dir);
     let writer = store.write()?;
     for name in &args.names {
         writer.remove(&ImageName::parse(name)?)?;
@@ -367,7 +367,7 @@ fn remove(args: &RmArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn collect(args: &StoreArgs) -> anyhow::Result<ExitCode> {
-    let store = Store::new(&args.config()?.data_dir);
+    let store = Store::new(&args.config_of_owner()?.data_dir);
     freed(&store.write()?, args.json)
 }
 

@@ -20,6 +20,13 @@ impl StoreArgs {
     pub fn config(&self) -> anyhow::Result<Config> {
         Ok(Loaded::read(self.config.as_deref(), Vec::new())?.config)
     }
+
+    /// For who changes the store, whose files belong to many users: root, or an ordinary user's own root.
+    pub fn config_of_owner(&self) -> anyhow::Result<Config> {
+        let mut config = self.config()?;
+        super::become_root(&mut config)?;
+        Ok(config)
+    }
 }
 
 pub fn mib(bytes: u64) -> String {

@@ -18,7 +18,7 @@ use super::order::{Additions, Event, Order, Start};
 use super::store::Writer;
 use super::tree::{self, Unpacked};
 use super::{Contents, Definition, Image, InUse, Root, StoreError, Watch, sbom};
-use crate::task::{Digest, ImageName};
+use crate::task::{Digest, ImageName, Resources};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
@@ -47,12 +47,14 @@ pub enum Built {
 }
 
 /// How to build.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct Choice {
     /// Build what has not changed too.
     pub force: bool,
     /// Take the newest versions, whatever the lock has.
     pub update: bool,
+    /// What holds the steps to their limits.
+    pub resources: Resources,
 }
 
 /// Builds `definition`, unless that is what is there already.
@@ -76,7 +78,7 @@ pub fn build(
     let staging = writer.stage()?;
     let root = staging.path().join("root");
     std::fs::create_dir(&root).map_err(BuildError::Start)?;
-    let mut builder = start(&order(definition, base.as_ref(), root, pins.clone()))?;
+    let mut builder = start(&order(definition, base.as_ref(), root, pins.clone(), choice.resources))?;
     let (Some(archive), Some(talk)) = (builder.stdout.take(), builder.stderr.take()) else {
         return Err(BuildError::Start(io::ErrorKind::BrokenPipe.into()));
     };
@@ -178,7 +180,13 @@ fn recipe(definition: &Definition, base: Option<&InUse>, lock: &Lock) -> Digest 
     Digest::new(Sha256::digest(format!("{} {base} {}", definition.digest(), lock.digest())).into())
 }
 
-fn order(definition: &Definition, base: Option<&InUse>, root: PathBuf, pins: Option<Lock>) -> Order {
+fn order(
+    definition: &Definition,
+    base: Option<&InUse>,
+    root: PathBuf,
+    pins: Option<Lock>,
+    resources: Resources,
+) -> Order {
     let start = match (&definition.base, base) {
         (Base::Debian(suite), _) => Start::Debian { suite: suite.clone(), packages: definition.packages.clone() },
         (_, Some(base)) => Start::Tree(base.rootfs.clone()),
@@ -191,6 +199,7 @@ fn order(definition: &Definition, base: Option<&InUse>, root: PathBuf, pins: Opt
         path: definition.path.clone(),
         env: definition.env(),
         pins,
+        resources,
     }
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::copy::CopiedFile;
 use super::lock::Lock;
 use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
+use crate::task::Resources;
 
 /// Every file that a build makes has this time at most: 2025-01-01 in seconds of Unix time.
 pub const EPOCH: &str = "1735689600";
@@ -23,6 +24,7 @@ pub struct Order {
     pub env: BTreeMap<String, String>,
     /// Versions to take.
     pub pins: Option<Lock>,
+    pub resources: Resources,
 }
 
 /// What is added to the start, in this order.

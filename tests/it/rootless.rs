@@ -2,7 +2,8 @@
 //! Where there is no such user the virtual machine of scripts/test is where these look.
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -11,6 +12,8 @@ use crate::support::{Server, faber_after};
 
 const USER: &str = "ann";
 const UID: u32 = 1000;
+/// Where the virtual machine has it.
+const BUSYBOX: &str = "/busybox";
 
 /// Whether there is cgroup v2, and a user with subordinate ids; where there is not, the test says that it looked at nothing.
 fn possible(test: &str) -> bool {
@@ -90,6 +93,63 @@ fn real_uid(pid: i32) -> u32 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
     uids.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// busybox, which is whatever it is called, and a step that the second image adds to the first.
+const BOX: &str = r#"
+name = "box"
+description = "busybox"
+base = "scratch"
+copy = [{ from = "busybox", to = "/bin/sh" }, { from = "busybox", to = "/bin/id" }]
+[[test]]
+name = "runs"
+command = ["sh", "-c", "id -u; echo a line"]
+stdout = "65000\na line\n"
+"#;
+const STEPPED: &str = r#"
+name = "stepped"
+description = ""
+base = "image:box"
+run = ["echo made by $(id -u) >/made"]
+[[test]]
+name = "made"
+command = ["sh", "-c", "read line </made; echo $line"]
+stdout = "made by 0\n"
+"#;
+
+#[test]
+fn a_user_builds_images() {
+    if possible("faber image without root") {
+        let home = tempfile::tempdir_in(format!("/home/{USER}")).unwrap();
+        let (own, path) = (|path: &Path| chown(path, Some(UID), Some(UID)).unwrap(), home.path());
+        own(path);
+        for (name, text) in [("box", BOX), ("stepped", STEPPED)] {
+            let dir = path.join(name);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("image.toml"), text).unwrap();
+            own(&dir);
+        }
+        fs::copy(BUSYBOX, path.join("box/busybox")).unwrap();
+        let image = |args: &[&str]| {
+            let group = delegated("faber-test-user-image.scope");
+            let become_user = become_user(&format!("FABER_DATA_DIR={}/data", path.display()));
+            let output = faber_after(&(group.enter() + "\n" + &become_user), &[&["image"], args].concat());
+            assert!(output.status.success(), "{args:?}: {output:?}");
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        let (definitions, archive) = (path.to_str().unwrap(), path.join("box.tar"));
+        image(&["build", "--definitions", definitions, "box", "--jobs", "1"]);
+        image(&["build", "--definitions", definitions, "stepped"]);
+        image(&["test", "--definitions", definitions, "box", "stepped"]);
+        image(&["export", "stepped", archive.to_str().unwrap()]);
+        assert_eq!(fs::metadata(&archive).unwrap().uid(), UID);
+        image(&["import", archive.to_str().unwrap(), "--name", "again"]);
+        image(&["rm", "box"]);
+        image(&["gc"]);
+        let left: Value = serde_json::from_str(&image(&["list", "--json"])).unwrap();
+        let names: Vec<&str> = left.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["again", "host", "stepped"]);
+    }
 }
 
 #[test]

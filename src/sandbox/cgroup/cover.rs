@@ -12,6 +12,8 @@ use super::{CgroupError, Result};
 
 /// Where libcontainer looks for groups, and systemd mounts them.
 pub const MOUNT_POINT: &str = "/sys/fs/cgroup";
+/// Where below it systemd mounts cgroup2 beside the hierarchies of v1.
+const UNIFIED: &str = "unified";
 /// The group, as the OCI spec's `cgroupsPath`, that it is told: the root, which is always there.
 pub const PATH: &str = "/";
 /// What it writes to: to start a container, and when that has failed.
@@ -35,7 +37,10 @@ impl Cover {
         // libcontainer takes whatever is cgroup2 there for the only tree.
         if rustix::fs::statfs(point).map_err(failed(point))?.f_type as i64 != libc::CGROUP2_SUPER_MAGIC {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-            mount("faber", point, "cgroup2", flags, None).map_err(failed(point))?;
+            // Who is root of a user namespace alone may not mount it, but show where the machine has it beside v1.
+            mount("faber", point, "cgroup2", flags, None)
+                .or_else(|errno| mount_bind(point.join(UNIFIED), point).map_err(|_| errno))
+                .map_err(failed(point))?;
             cover.0.push(point.to_owned());
         }
         for file in FILES.map(|name| point.join(name)).into_iter().filter(|file| file.exists()) {

@@ -137,10 +137,10 @@ fn proportional_set(pid: i32) -> Option<u64> {
     Some(kilobytes << 10)
 }
 
-/// Bytes in use in the file system at a place.
+/// Bytes in use in the tmpfs at a place; a build step has some of them on the disk.
 fn used(place: &Path) -> Option<u64> {
-    let stat = rustix::fs::statvfs(place).ok()?;
-    Some((stat.f_blocks - stat.f_bfree) * stat.f_frsize)
+    let stat = rustix::fs::statfs(place).ok()?;
+    (stat.f_type as i64 == libc::TMPFS_MAGIC).then(|| (stat.f_blocks - stat.f_bfree) * stat.f_bsize as u64)
 }
 
 /// User and system time in nanoseconds of an init, of all that it has reaped, and of what is still running below it.
