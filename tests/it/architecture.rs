@@ -59,3 +59,19 @@ fn the_domain_knows_nobody() {
         }
     }
 }
+
+/// What definitions copy lies beside them, and the Debian package names its files one by one.
+#[test]
+fn the_package_has_what_definitions_copy() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(project.join("Cargo.toml")).unwrap();
+    let beside = sources(&project.join("images")).into_iter().filter(|path| {
+        let name = path.file_name().unwrap();
+        path.parent() != Some(&project.join("images")) && name != "image.toml" && name != "image.lock"
+    });
+    let missing: Vec<_> = beside
+        .map(|path| path.strip_prefix(project).unwrap().display().to_string())
+        .filter(|path| !manifest.contains(&format!("[\"{path}\", ")))
+        .collect();
+    assert_eq!(missing, Vec::<String>::new(), "files that are in no asset of package.metadata.deb");
+}
