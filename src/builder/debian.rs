@@ -33,10 +33,12 @@ const INSTALLED: &str = r#"dpkg-query --root="$1" --show --showformat='${Package
 rm -f "$1/etc/apt/preferences.d/faber""#;
 /// And what of it only the installers need, which go again: what apt would remove if nobody had asked for them.
 const INSTALLERS: &str = r#"if [ -s "$FABER_BESIDE/installers" ]; then
+    set -e
     export APT_CONFIG="$MMDEBSTRAP_APT_CONFIG"
     xargs -a "$FABER_BESIDE/installers" apt-mark auto >/dev/null
-    apt-get --simulate -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false autoremove |
-        awk '/^Remv /{print $2}' >"$FABER_BESIDE/for_the_build"
+    apt-get --simulate -o APT::AutoRemove::RecommendsImportant=false -o APT::AutoRemove::SuggestsImportant=false autoremove \
+        >"$FABER_BESIDE/removal"
+    awk '/^Remv /{print $2}' "$FABER_BESIDE/removal" >"$FABER_BESIDE/for_the_build"
 fi"#;
 
 /// What was installed.
@@ -60,11 +62,12 @@ pub fn install(
     write(workshop, "preferences", pins.debian.iter().map(preference))?;
     write(workshop, "pins", pins.debian.iter().map(|pin| format!("{}={}\n", pin.name, pin.version)))?;
     // What is in a definition's list stays.
-    let installers = installers.iter().filter(|name| packages.iter().all(|package| package.as_str() != **name));
-    write(workshop, "installers", installers.clone().map(|name| format!("{name}\n")))?;
+    let is_new = |name: &&str| packages.iter().all(|package| package.as_str() != *name);
+    let installers: Vec<&str> = installers.iter().copied().filter(is_new).collect();
+    write(workshop, "installers", installers.iter().map(|name| format!("{name}\n")))?;
     let mut command = workshop.program(PROGRAM);
     command.args(["--mode=root", "--variant=essential", "--format=directory", "--aptopt=Acquire::Retries \"3\""]);
-    let names: Vec<&str> = packages.iter().map(Package::as_str).chain(installers.clone().copied()).collect();
+    let names: Vec<&str> = packages.iter().map(Package::as_str).chain(installers.iter().copied()).collect();
     if !names.is_empty() {
         command.arg(format!("--include={}", names.join(",")));
     }
@@ -81,7 +84,7 @@ pub fn install(
     done?;
     let read = |name: &str| fs::read_to_string(beside(name)).map_err(at("read what mmdebstrap installed"));
     let all = installed(&read("records")?);
-    let for_the_build = if installers.clone().next().is_none() { String::new() } else { read("for_the_build")? };
+    let for_the_build = if installers.is_empty() { String::new() } else { read("for_the_build")? };
     let for_the_build = for_the_build.lines().map(str::to_owned).collect();
     match departure(&all, &pins.debian) {
         Some((pin, found)) => Err(BuilderError::Gone(format!(

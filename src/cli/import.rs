@@ -69,8 +69,9 @@ struct ImportLine<'a> {
 }
 
 pub fn run(args: ImportArgs) -> anyhow::Result<ExitCode> {
-    let request = args.request()?;
+    // First, since an ordinary user's program begins again there, and standard input can be read once.
     let store = Store::new(&args.store.config_of_owner()?.data_dir);
+    let request = args.request()?;
     let writer = store.write()?;
     let (looker, started) = (Looker::new(request.name.as_str())?, Instant::now());
     let done = import(&writer, request, &Watch { progress: &|step| looker.says(step), stopped: &|| looker.stopped() });
