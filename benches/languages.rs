@@ -23,7 +23,7 @@ use common::support::Server;
 use common::{Client, Percentiles, ms};
 use faber::config::Loaded;
 use faber::image::{Definition, Definitions, Image, InUse, MOUNT_POINTS, Store};
-use faber::task::{ImageName, TaskRequest};
+use faber::task::{Content, FileRequest, ImageName, TaskRequest};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use serde_json::{Value, json};
@@ -214,8 +214,13 @@ impl Bare {
     ) -> Self {
         let held = store.hold(&image.digest).unwrap();
         let root = stage.show(name, &held.rootfs);
-        let command = [&task.command].into_iter().chain(&task.args).cloned().collect();
-        Self { root, command, env, files: task.files.clone(), _held: Some(held) }
+        let command = task.command.iter().chain(&task.args).cloned().collect();
+        let text = |file: &FileRequest| match file {
+            FileRequest::File { content: Content::Bytes(bytes), .. } => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => panic!("definitions' files are text: {other:?}"),
+        };
+        let files = task.files.iter().map(|(name, file)| (name.clone(), text(file))).collect();
+        Self { root, command, env, files, _held: Some(held) }
     }
 
     /// Another command in the same tree, on what the first one left in the workspace.

@@ -8,12 +8,15 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
-use super::auth::{KeyIndex, authenticate};
+use super::auth::authenticate;
 use super::client_address::{client_address, network};
 use super::error::ApiError;
 use super::rate_limit::Allowance;
+use super::{App, Owner};
 use crate::scheduler::Client;
+
+/// Whose blobs those of requests without a key are.
+const OPEN: &str = "open";
 
 pub async fn admit(
     State(app): State<Arc<App>>,
@@ -31,7 +34,10 @@ pub async fn admit(
     };
     let mut response = match admitted.and_then(|key| pass(by_key).map(|()| key)) {
         Ok(key) => {
-            record(&app, key);
+            let name = key.and_then(|key| app.config.auth.keys.get(key as usize)).map(|key| key.name.as_str());
+            // The log gets the key's name, never the key.
+            name.inspect(|name| _ = tracing::Span::current().record("key", name));
+            request.extensions_mut().insert(Owner(name.map_or_else(|| OPEN.into(), |name| format!("key {name}"))));
             request.extensions_mut().insert(key.map_or(Client::Address(network(address)), Client::Key));
             next.run(request).await
         }
@@ -47,12 +53,5 @@ fn pass(allowance: Option<Allowance>) -> Result<(), ApiError> {
     match allowance.and_then(|allowance| allowance.retry_after) {
         Some(retry_after) => Err(ApiError::RateLimited { retry_after }),
         None => Ok(()),
-    }
-}
-
-/// The log gets the key's name, never the key.
-fn record(app: &App, key: Option<KeyIndex>) {
-    if let Some(key) = key.and_then(|key| app.config.auth.keys.get(key as usize)) {
-        tracing::Span::current().record("key", &key.name);
     }
 }

@@ -135,10 +135,10 @@ fn gone(stream: &TcpStream) -> impl Future<Output = ()> + Send + 'static {
     }
 }
 
-/// Connections at once: a third of the descriptors this process may have. Each takes two, and there are others.
+/// Connections at once: a third of the descriptors this process may have, but for a few. Each takes two, and there are others.
 fn most() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(descriptors / 3).unwrap_or(usize::MAX).clamp(16, 8192)
+    usize::try_from(descriptors.saturating_sub(6) / 3).unwrap_or(usize::MAX).clamp(16, 8192)
 }
 
 fn is_the_clients(error: &io::Error) -> bool {

@@ -43,6 +43,16 @@ pub enum ApiError {
     RateLimited { retry_after: Duration },
     #[error("Failed to execute task")]
     Internal,
+    #[error("{0}")]
+    TooLargeFor(String),
+    #[error("{0}")]
+    NoBlob(String),
+    #[error("{0}")]
+    NoRoom(String),
+    #[error("{0}")]
+    Unsatisfiable(String),
+    #[error("{0}")]
+    NotHere(String),
     #[error("All capacity is in use, please try again later")]
     Saturated { retry_after: Duration },
 }
@@ -56,10 +66,14 @@ impl ApiError {
             Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
-            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "Request too large"),
+            Self::TooLarge | Self::TooLargeFor(_) => (StatusCode::PAYLOAD_TOO_LARGE, "Request too large"),
             Self::NotJson | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
+            Self::NoBlob(_) => (StatusCode::NOT_FOUND, "Not found"),
+            Self::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "Insufficient storage"),
+            Self::Unsatisfiable(_) => (StatusCode::RANGE_NOT_SATISFIABLE, "Range not satisfiable"),
+            Self::NotHere(_) => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
             Self::Saturated { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
         }
     }

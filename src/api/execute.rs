@@ -9,24 +9,29 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures_util::future::{self, Either};
 use http_body_util::LengthLimitError;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
-use super::{App, images};
+use super::{App, Owner, images};
+use crate::execution::{Ended, Planned};
 use crate::image::Image;
-use crate::scheduler::{Client, Pending, QueueTimeout, RETRY_AFTER, Saturated};
-use crate::task::{Object, Offer, Outcome, Report, Task, TaskRequest, TaskResult};
+use crate::scheduler::{Client, RETRY_AFTER, Saturated};
+use crate::task::{Object, Offer, TaskRequest, TaskResult};
 
-/// One or more tasks. They are independent, and run in parallel as far as capacity allows.
+/// One or more tasks. They run in parallel as far as capacity allows, each as soon as what it takes of others is there.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"tasks": [{"command": "echo", "args": ["Hello, Faber!"]}]}))]
 pub struct ExecuteRequest {
     #[serde(deserialize_with = "bounded")]
     pub tasks: Vec<TaskRequest>,
+    /// Live pipes between tasks: `["NAME.stdout", "NAME.stdin"]` each. Connected tasks start together or not at all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!([["sol.stdout", "judge.stdin"], ["judge.stdout", "sol.stdin"]]))]
+    pub connect: Vec<[String; 2]>,
 }
 
 /// The results, in the order of the tasks.
@@ -91,26 +96,51 @@ const BODY_PATIENCE: Duration = Duration::from_secs(60);
 pub async fn execute(
     State(app): State<Arc<App>>,
     Extension(client): Extension<Client>,
+    Extension(Owner(owner)): Extension<Owner>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    check_headers(&headers)?;
+    let (body, mut held) = take_body(&app, &headers, body).await?;
+    let ExecuteRequest { tasks, connect } = parse(&body, app.config.execution.max_tasks as usize)?;
+    drop(body);
+    tracing::Span::current().record("tasks", tasks.len());
+    let planned = Planned::new(&app.engine, tasks, &connect, &offers(&app)?)
+        .map_err(|error| ApiError::Invalid(error.to_string()))?;
+    held.more(&app.buffers, planned.output())?;
+    let ended = app.engine.run(client, &owner, planned).await.map_err(saturated)?;
+    let results = match ended {
+        Ended::Results(results) => results,
+        Ended::Queued => return Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
+        Ended::Fault => return Err(ApiError::Internal),
+    };
+    json_answer(held, &ExecuteResponse { results })
+}
+
+pub fn saturated(Saturated { retry_after }: Saturated) -> ApiError {
+    ApiError::Saturated { retry_after }
+}
+
+/// What tasks may choose from now.
+pub fn offers(app: &App) -> Result<Vec<Offer>, ApiError> {
+    Ok(images::all(app)?.iter().map(Image::offer).collect())
+}
+
+/// An answer that keeps what is held until it is written.
+pub fn json_answer(held: super::buffers::Held, answer: &impl Serialize) -> Result<Response, ApiError> {
+    let bytes = serde_json::to_vec(answer).map_err(|_| ApiError::Internal)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], held.answer(bytes)).into_response())
+}
+
+/// A body of JSON, with its share of what requests may hold.
+pub async fn take_body(app: &App, headers: &HeaderMap, body: Body) -> Result<(Bytes, super::buffers::Held), ApiError> {
+    check_headers(headers)?;
     let limit = app.config.server.body_limit.0;
     let size = body.size_hint();
     if size.lower() > limit {
         return Err(ApiError::TooLarge);
     }
-    let mut held = app.buffers.hold(size.upper().unwrap_or(limit).min(limit))?;
-    let body = read(body, limit).await?;
-    let requests = parse(&body, app.config.execution.max_tasks as usize)?;
-    drop(body);
-    tracing::Span::current().record("tasks", requests.len());
-    let (tasks, refusals) = accept(&app, requests)?;
-    held.more(&app.buffers, tasks.iter().map(|task| task.limits.output).sum())?;
-    let reports = run(&app, client, tasks, refusals).await?;
-    let response = ExecuteResponse { results: reports.into_iter().map(TaskResult::from).collect() };
-    let bytes = serde_json::to_vec(&response).map_err(|_| ApiError::Internal)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], held.answer(bytes)).into_response())
+    let held = app.buffers.hold(size.upper().unwrap_or(limit).min(limit))?;
+    Ok((read(body, limit).await?, held))
 }
 
 /// The body must be JSON, as it is.
@@ -136,99 +166,65 @@ async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
     }
 }
 
-/// The tasks of a body that is one, each with a command.
-fn parse(body: &[u8], max_tasks: usize) -> Result<Vec<TaskRequest>, ApiError> {
-    let invalid = |details: String| Err(ApiError::Invalid(details));
+/// A body as an object of JSON; what is wrong is told with its place.
+pub fn parse_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     let mut json = serde_json::Deserializer::from_slice(body);
-    let parsed = serde_path_to_error::deserialize::<_, Object<ExecuteRequest>>(&mut json).map_err(|error| {
+    let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut json).map_err(|error| {
         let place = error.path().to_string();
         let place = if place == "." { String::new() } else { format!("{place}: ") };
         ApiError::Invalid(format!("{place}{}", error.inner()))
     })?;
     json.end().map_err(|error| ApiError::Invalid(error.to_string()))?;
-    let Object(ExecuteRequest { tasks }) = parsed;
+    let Object(value) = parsed;
+    Ok(value)
+}
+
+/// The tasks of a body that is one, each with something to run.
+fn parse(body: &[u8], max_tasks: usize) -> Result<ExecuteRequest, ApiError> {
+    let invalid = |details: String| Err(ApiError::Invalid(details));
+    let request: ExecuteRequest = parse_object(body)?;
+    let tasks = &request.tasks;
     if tasks.is_empty() {
         return invalid("Invalid tasks: at least one task is needed".into());
     }
     if tasks.len() > max_tasks {
         return invalid(format!("Invalid tasks: {} tasks are more than the {max_tasks} allowed", tasks.len()));
     }
-    if let Some(at) = tasks.iter().position(|task| task.command.trim().is_empty()) {
-        let place = if tasks.len() > 1 { format!(" (tasks[{at}])") } else { String::new() };
-        return invalid(format!("Invalid command: command cannot be empty{place}"));
-    }
-    Ok(tasks)
-}
-
-/// The tasks that can be run, and for each request in order why it is not among them, if so.
-fn accept(app: &App, requests: Vec<TaskRequest>) -> Result<(Vec<Task>, Vec<Option<String>>), ApiError> {
-    let offers: Vec<Offer> = images::all(app)?.iter().map(Image::offer).collect();
-    let default_image = &app.config.execution.default_image;
-    let mut tasks = Vec::new();
-    let refusals = requests
-        .into_iter()
-        .map(|request| match Task::parse(request, &app.bounds, default_image, &offers) {
-            Ok(task) => {
-                tasks.push(task);
-                None
+    for (at, task) in tasks.iter().enumerate() {
+        match nothing_to_run(task) {
+            Some(Lack::Empty) => {
+                let place = if tasks.len() > 1 { format!(" (tasks[{at}])") } else { String::new() };
+                return invalid(format!("Invalid command: command cannot be empty{place}"));
             }
-            Err(refusal) => Some(refusal.to_string()),
-        })
-        .collect();
-    Ok((tasks, refusals))
-}
-
-/// One report for each request, in order; or the one error that stands for all.
-async fn run(
-    app: &App,
-    client: Client,
-    tasks: Vec<Task>,
-    refusals: Vec<Option<String>>,
-) -> Result<Vec<Report>, ApiError> {
-    let pending =
-        app.scheduler.submit(client, tasks).map_err(|Saturated { retry_after }| ApiError::Saturated { retry_after })?;
-    let mut pending = pending.into_iter();
-    let ends = refusals.into_iter().map(|refusal| match refusal {
-        Some(reason) => Either::Left(future::ready(End::Refused(reason))),
-        None => Either::Right(End::of(pending.next())),
-    });
-    // All at once: each task's own deadline counts, whatever those before it do.
-    answer(future::join_all(ends).await)
-}
-
-/// How far a task came.
-enum End {
-    Refused(String),
-    Queued(QueueTimeout),
-    Reported(Report),
-}
-
-impl End {
-    async fn of(pending: Option<Pending>) -> Self {
-        match pending {
-            None => Self::Reported(Report::fault("Faber lost the task before it started")),
-            Some(pending) => pending.report().await.map_or_else(Self::Queued, Self::Reported),
+            Some(Lack::Reason(reason)) => return invalid(format!("tasks[{at}]: {reason}")),
+            None => {}
         }
     }
-
-    fn is_fault(&self) -> bool {
-        matches!(self, Self::Reported(Report { outcome: Outcome::Fault { .. }, .. }))
-    }
+    Ok(request)
 }
 
-fn answer(ends: Vec<End>) -> Result<Vec<Report>, ApiError> {
-    if ends.iter().all(|end| matches!(end, End::Queued(_))) {
-        return Err(ApiError::Saturated { retry_after: RETRY_AFTER });
-    }
-    if ends.iter().all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
-        return Err(ApiError::Internal);
-    }
-    let report = |end| match end {
-        End::Refused(reason) => Report::not_executed(reason),
-        End::Queued(timeout) => Report::not_executed(timeout.to_string()),
-        End::Reported(report) => report,
+/// What keeps a task from being one.
+enum Lack {
+    Empty,
+    Reason(&'static str),
+}
+
+/// A task has a command, or a language and code.
+fn nothing_to_run(task: &TaskRequest) -> Option<Lack> {
+    let reason = match (&task.command, &task.language, &task.code) {
+        (Some(command), None, None) => {
+            if command.trim().is_empty() {
+                return Some(Lack::Empty);
+            }
+            return task.compile_limits.is_some().then_some(Lack::Reason("compile_limits goes with language"));
+        }
+        (None, Some(_), Some(_)) => return None,
+        (None, None, None) => "missing field `command`",
+        (Some(_), ..) => "command stands in place of language and code",
+        (None, Some(_), None) => "language needs code",
+        (None, None, Some(_)) => "code needs a language",
     };
-    Ok(ends.into_iter().map(report).collect())
+    Some(Lack::Reason(reason))
 }
 
 fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<TaskRequest>, D::Error> {
@@ -258,7 +254,7 @@ mod tests {
 
     #[track_caller]
     fn refused(body: &str, expected: &str) {
-        match parse(body.as_bytes(), 3) {
+        match parse(body.as_bytes(), 3).map(|request| request.tasks) {
             Err(ApiError::Invalid(details)) => assert_eq!(details, expected),
             other => panic!("{other:?}"),
         }
@@ -276,6 +272,12 @@ mod tests {
         refused(four, "Invalid tasks: 4 tasks are more than the 3 allowed");
         refused("{}", "missing field `tasks` at line 1 column 2");
         refused("{}{}", "missing field `tasks` at line 1 column 2");
+        refused(r#"{"tasks": [{"args": []}]}"#, "tasks[0]: missing field `command`");
+        refused(r#"{"tasks": [{"language": "c"}]}"#, "tasks[0]: language needs code");
+        refused(
+            r#"{"tasks": [{"language": "c", "code": "", "command": "x"}]}"#,
+            "tasks[0]: command stands in place of language and code",
+        );
         let number = r#"{"tasks": [{"command": "a", "args": ["b", 1]}]}"#;
         refused(number, "tasks[0].args[1]: invalid type: integer `1`, expected a string at line 1 column 43");
     }

@@ -82,6 +82,69 @@ pub async fn images(State(app): State<Arc<App>>) -> Result<Json<ImageList>, ApiE
     Ok(Json(ImageList { images: all(&app)?.iter().map(ImageInfo::from).collect() }))
 }
 
+/// A language that programs can be in.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Language {
+    /// What `language` names it by.
+    #[schema(example = "python")]
+    pub language: String,
+    /// The packages that its image's definition asks for, with their versions.
+    #[schema(example = "python3 3.13.5-1")]
+    pub version: String,
+    #[schema(example = "python")]
+    pub image: String,
+    /// The file name a program gets.
+    #[schema(example = "main.py")]
+    pub file: String,
+    /// The command that compiles it; empty where there is none.
+    #[schema(example = json!([]))]
+    pub compile: Vec<String>,
+    /// The command that runs it.
+    #[schema(example = json!(["python3", "main.py"]))]
+    pub run: Vec<String>,
+}
+
+/// List the languages that a program can be in: those of the images that are here.
+#[utoipa::path(
+    get,
+    path = "/languages",
+    tag = "Images",
+    responses(
+        (status = 200, description = "The languages of this server, by name.", body = Vec<Language>, example = json!([{
+            "language": "python", "version": "python3 3.13.5-1", "image": "python", "file": "main.py", "compile": [],
+            "run": ["python3", "main.py"]
+        }])),
+        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
+            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
+        (status = 403, description = "An unknown API key.", body = ErrorBody,
+            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
+        (status = 500, description = "The images cannot be read.", body = ErrorBody,
+            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
+    )
+)]
+pub async fn languages(State(app): State<Arc<App>>) -> Result<Json<Vec<Language>>, ApiError> {
+    Ok(Json(all(&app)?.iter().filter_map(Language::of).collect()))
+}
+
+impl Language {
+    /// None for an image of no one language.
+    fn of(image: &Image) -> Option<Self> {
+        let crate::task::Language { file, compile, run } = image.language.clone()?;
+        let version = match &image.root {
+            Root::Machine(_) => String::new(),
+            Root::Tree(contents) => {
+                let versions = contents.versions.iter().map(|(package, version)| format!("{package} {version}"));
+                versions.collect::<Vec<_>>().join(", ")
+            }
+        };
+        let name = image.name.to_string();
+        Some(Self { language: name.clone(), version, image: name, file, compile, run })
+    }
+}
+
 /// The images as they are now; why they cannot be read is for the operator.
 pub fn all(app: &App) -> Result<Arc<Vec<Image>>, ApiError> {
     app.catalog.images().map_err(|error| {

@@ -7,6 +7,7 @@
 
 mod admission;
 mod auth;
+mod blobs;
 mod buffers;
 mod client_address;
 mod connections;
@@ -27,9 +28,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::config::Config;
+use crate::execution::Engine;
 use crate::image::Catalog;
-use crate::scheduler::Scheduler;
-use crate::task::Bounds;
 use buffers::Buffers;
 use connections::InFlight;
 pub use error::ErrorBody;
@@ -40,13 +40,16 @@ pub use openapi::document;
 /// What every request needs to know.
 struct App {
     config: Config,
-    bounds: Bounds,
     catalog: Catalog,
-    scheduler: Arc<Scheduler>,
+    engine: Arc<Engine>,
     rate_limits: Option<rate_limit::RateLimits>,
     buffers: Buffers,
     in_flight: InFlight,
 }
+
+/// Whose blobs a request's are.
+#[derive(Debug, Clone)]
+struct Owner(String);
 
 /// Serves until `shutdown` is done and every request that was taken is answered.
 ///
@@ -56,16 +59,15 @@ pub async fn serve(
     listener: std::net::TcpListener,
     config: Config,
     catalog: Catalog,
-    scheduler: Arc<Scheduler>,
+    engine: Arc<Engine>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let bounds = config.bounds();
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
-    let app = App { config, bounds, catalog, scheduler, rate_limits, buffers, in_flight: in_flight.clone() };
+    let app = App { config, catalog, engine, rate_limits, buffers, in_flight: in_flight.clone() };
     connections::serve(listener, router(Arc::new(app)), shutdown, in_flight).await;
     Ok(())
 }

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, execute, health, images};
+use super::{App, blobs, execute, health, images};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,7 @@ use super::{App, execute, health, images};
         (name = "Health Check", description = "Whether the service runs"),
         (name = "Task Execution", description = "Running tasks"),
         (name = "Images", description = "What tasks can run in"),
+        (name = "Blobs", description = "Bytes by their digest, for tasks to take and to leave"),
     )
 )]
 struct Base;
@@ -40,7 +41,12 @@ impl Modify for ApiKey {
 }
 
 pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
-    OpenApiRouter::new().routes(routes!(execute::execute)).routes(routes!(images::images))
+    OpenApiRouter::new()
+        .routes(routes!(execute::execute))
+        .routes(routes!(images::images))
+        .routes(routes!(images::languages))
+        .routes(routes!(blobs::put))
+        .routes(routes!(blobs::put_named, blobs::get, blobs::head, blobs::delete))
 }
 
 /// All routes, with the document that describes them.
@@ -86,7 +92,9 @@ mod tests {
         serde_json::from_value::<crate::task::TaskRequest>(example("TaskRequest")).unwrap();
         let fields = |name: &str| schemas[name]["properties"].as_object().unwrap().clone();
         for (name, schema) in schemas {
-            let has = |schema: &Value| ["example", "$ref", "oneOf"].iter().any(|key| schema.get(*key).is_some());
+            let has = |schema: &Value| {
+                ["example", "$ref", "oneOf", "anyOf", "allOf"].iter().any(|key| schema.get(*key).is_some())
+            };
             let whole = has(schema) || schema.get("enum").is_some();
             let complete = whole || fields(name).values().all(|field| has(field) || field["type"] == "boolean");
             assert!(complete, "{name} has no example");

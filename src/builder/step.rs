@@ -9,9 +9,12 @@ use std::rc::Rc;
 
 use super::program::last_words;
 use super::{BuilderError, Result, doing};
+use crate::artifact::Artifact;
 use crate::image::{Contents, EPOCH, Image, Order, Root, User};
 use crate::sandbox::Workshop;
-use crate::task::{Digest, ImageName, Limits, Outcome, Report, ResourceLimits, Task};
+use crate::task::{
+    Digest, ImageName, Limits, MINIMUM, Outcome, Output, Outputs, Report, ResourceLimits, Task, TransferBounds,
+};
 
 /// Where the machine's certificates are in a step; below /run, which no image keeps.
 const CERTIFICATES: &str = "/run/faber/ca-certificates.crt";
@@ -139,7 +142,7 @@ fn image(path: &str, env: BTreeMap<String, String>) -> Image {
 }
 
 /// Limits against what runs away, not against who works: a compiler may take half of the machine, for an hour.
-fn task(image: crate::task::ImageId, command: &[&str]) -> Task {
+fn task(image: crate::task::ImageId, command: &[&str]) -> Task<Artifact> {
     let (program, args) = command.split_first().map_or(("", &[][..]), |(program, args)| (*program, args));
     let limits = Limits {
         memory: crate::config::machine_memory() / 2,
@@ -148,14 +151,20 @@ fn task(image: crate::task::ImageId, command: &[&str]) -> Task {
         processes: 4096,
         file_descriptors: 4096,
         output: 64 << 20,
+        workspace: crate::task::WORKSPACE_BYTES,
+        ..MINIMUM
     };
+    let nothing = TransferBounds { count: 0, each: 0, total: 0 };
     Task {
         image,
         command: program.to_owned(),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: BTreeMap::new(),
         files: BTreeMap::new(),
+        stdin: None,
         limits,
+        outputs: Outputs { globs: Vec::new(), bounds: nothing },
+        output: Output::default(),
     }
 }
 

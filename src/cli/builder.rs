@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
+use crate::artifact::Spool;
 use crate::builder;
 use crate::chain::chain;
 use crate::image::{Event, Order, Store};
 use crate::keeper::{Instance, take_stop_signals};
-use crate::sandbox::{Slot, rootless};
+use crate::sandbox::{Slot, SlotPlace, rootless};
 
 /// An order is a definition and a lock.
 const ORDER_BYTES: u64 = 128 << 20;
@@ -50,6 +51,9 @@ fn claim(order: &Order) -> anyhow::Result<(nix::sys::signalfd::SignalFd, Instanc
     let instance = Instance::found(order.resources)?;
     let dir = instance.slot_dir("b0");
     let store = Store::new(&order.root);
-    let slot = Slot::claim(instance.run_dir(), &dir, instance.name(), "b0", store, Vec::new(), order.resources)?;
+    // Build steps hand nothing on.
+    let spool = Spool::create(1 << 20)?;
+    let place = SlotPlace { run_dir: instance.run_dir(), dir: &dir, instance: instance.name(), name: "b0" };
+    let slot = Slot::claim(place, store, Vec::new(), order.resources, spool)?;
     Ok((signals, instance, slot))
 }

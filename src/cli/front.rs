@@ -13,7 +13,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 
 use super::log;
+use crate::artifact::Spool;
+use crate::blobs::{self, Blobs};
+use crate::chain::chain;
 use crate::config::{Config, Pressure};
+use crate::execution::Engine;
 use crate::image::{Catalog, Store};
 use crate::keeper::wire::{self, Message};
 use crate::scheduler::{Capacity, Scheduler, Stall};
@@ -23,18 +27,21 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub fn run() -> anyhow::Result<ExitCode> {
     crate::keeper::ignore_signals()?;
-    let mut keeper = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
-    let (config, memory_pressure, listener) = match wire::receive(&mut keeper).context("hear from the keeper")? {
-        Some((Message::Start { config, id, memory_pressure }, Some(listener))) => {
+    let keeper = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
+    let (config, memory_pressure, fds) = match wire::receive(&keeper).context("hear from the keeper")? {
+        Some((Message::Start { config, id, memory_pressure }, fds)) => {
             // Before anything else: until here there is one thread, and nothing from the network was read.
             give_up_privileges(id).context("give up privileges")?;
-            (serde_json::from_str::<Config>(&config)?, memory_pressure, std::net::TcpListener::from(listener))
+            (serde_json::from_str::<Config>(&config)?, memory_pressure, fds)
         }
         _ => anyhow::bail!("the front is started by `faber serve`"),
     };
+    let mut fds = fds.into_iter();
+    let (Some(listener), Some(spool)) = (fds.next(), fds.next()) else { anyhow::bail!("descriptors are missing") };
+    let held = Held { listener: listener.into(), spool: spool.into(), blobs: fds.next() };
     log::start(&config.log);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(keeper, config, memory_pressure, listener))?;
+    runtime.block_on(serve(keeper, config, memory_pressure, held))?;
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
@@ -52,16 +59,13 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn serve(
-    keeper: UnixStream,
-    config: Config,
-    memory_pressure: Option<PathBuf>,
-    listener: std::net::TcpListener,
-) -> anyhow::Result<()> {
+async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathBuf>, held: Held) -> anyhow::Result<()> {
+    let Held { listener, spool, blobs } = held;
     let catalog = Catalog::new(Store::new(&config.data_dir));
     let execution = &config.execution;
     let capacity = Capacity {
         concurrency: config.concurrency(),
+        slots: config.slots(),
         memory: config.memory_budget(),
         queue_length: execution.queue_length as usize,
         queue_timeout: execution.queue_timeout.0,
@@ -84,9 +88,14 @@ async fn serve(
         let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
         move || listen(keeper, &scheduler, &runtime, &drain)
     });
+    let blobs = blobs.and_then(|directory| open_blobs(&config, directory));
+    if let Some(blobs) = &blobs {
+        tokio::spawn(sweep_blobs(blobs.clone(), config.blobs.lifetime.0));
+    }
+    let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
     let (begin, begun) = tokio::sync::oneshot::channel();
     let grace = config.server.shutdown_grace.0;
-    let served = crate::api::serve(listener, config, catalog, scheduler.clone(), async {
+    let served = crate::api::serve(listener, config, catalog, engine, async {
         let _ = begun.await;
     });
     tokio::pin!(served);
@@ -102,16 +111,48 @@ async fn serve(
     Ok(())
 }
 
-/// Hears the keeper in a thread of its own: descriptors come with the messages.
-fn listen(
-    mut keeper: UnixStream,
-    scheduler: &Arc<Scheduler>,
-    runtime: &tokio::runtime::Handle,
-    drain: &mpsc::Sender<()>,
-) {
+/// What the keeper opened for the front.
+struct Held {
+    listener: std::net::TcpListener,
+    spool: Spool,
+    /// The directory of the blobs.
+    blobs: Option<OwnedFd>,
+}
+
+/// Without them the service goes on, and says so.
+fn open_blobs(config: &Config, directory: OwnedFd) -> Option<Arc<Blobs>> {
+    let crate::config::Blobs { each, total, per_key, lifetime } = &config.blobs;
+    let bounds = blobs::Bounds { each: each.0, total: total.0, per_owner: per_key.0, lifetime: lifetime.0 };
+    match Blobs::open(directory, bounds) {
+        Ok(blobs) => Some(Arc::new(blobs)),
+        Err(error) => {
+            tracing::error!(error = chain(&error), "blobs cannot be kept");
+            None
+        }
+    }
+}
+
+/// Removes blobs that were not used for their lifetime, some time after that.
+async fn sweep_blobs(blobs: Arc<Blobs>, lifetime: Duration) {
+    let interval = (lifetime / 10).clamp(Duration::from_secs(1), Duration::from_secs(600));
     loop {
-        match wire::receive(&mut keeper) {
-            Ok(Some((Message::Runner { slot }, Some(socket)))) => adopt(scheduler, runtime, slot, socket),
+        tokio::time::sleep(interval).await;
+        let blobs = blobs.clone();
+        match tokio::task::spawn_blocking(move || blobs.sweep()).await {
+            Ok(Ok((0, _))) | Err(_) => {}
+            Ok(Ok((removed, bytes))) => tracing::info!(removed, bytes, "blobs were not used and are removed"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "blobs cannot be removed yet"),
+        }
+    }
+}
+
+/// Hears the keeper in a thread of its own: descriptors come with the messages.
+fn listen(keeper: UnixStream, scheduler: &Arc<Scheduler>, runtime: &tokio::runtime::Handle, drain: &mpsc::Sender<()>) {
+    loop {
+        match wire::receive(&keeper) {
+            Ok(Some((Message::Runner { slot }, fds))) => {
+                fds.into_iter().for_each(|socket| adopt(scheduler, runtime, slot.clone(), socket));
+            }
             Ok(Some((Message::Drain, _))) => {
                 let _ = drain.try_send(());
             }

@@ -20,7 +20,7 @@ use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Definitions, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
 use crate::sandbox::cgroup::Tree;
-use crate::task::{ImageName, TaskResult};
+use crate::task::{ImageName, TaskResult, Text};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -252,9 +252,12 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
 fn prove(here: &mut Here<'_>, definition: &Definition, image: &Image, test: &Test) -> anyhow::Result<TestLine> {
     let mut once = || -> anyhow::Result<(Option<String>, TaskResult)> {
         let result = TaskResult::from(here.run(test.request(definition))?);
-        let text = |text: &Option<String>| text.clone().unwrap_or_default();
-        let told = [text(&result.stderr), text(&result.error)].concat();
-        Ok((test.complaint(result.status, &text(&result.stdout), &told), result))
+        let told = |text: &Option<Text>| match text {
+            Some(Text::Plain(text)) => text.clone(),
+            Some(Text::Binary { .. }) | None => String::new(),
+        };
+        let said = told(&result.stderr) + result.error.as_deref().unwrap_or_default();
+        Ok((test.complaint(result.status, &told(&result.stdout), &said), result))
     };
     let (first_complaint, first) = once()?;
     let (warm_complaint, warm) = once()?;

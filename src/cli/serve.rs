@@ -95,8 +95,8 @@ fn plan(config: Config) -> anyhow::Result<Plan> {
     Ok(Plan {
         config: serde_json::to_string(&config)?,
         shutdown_grace: config.server.shutdown_grace.0,
-        // As many run as may, and as many hold a container for what comes next.
-        slots: config.concurrency() * 2,
+        slots: config.slots(),
+        spool: config.spool(),
         runner: Setup {
             run_dir: run_dir().into(),
             dir: PathBuf::new(),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use layers::{ConfigError, Flag, Loaded, Origin};
 pub use values::{Concurrency, Memory, Pressure, Share, Size, Span};
 
-use crate::task::{Bounds, Groups, ImageName, Limits, MINIMUM, Resources};
+use crate::task::{Bounds, Groups, ImageName, Limits, MINIMUM, Resources, TransferBounds};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,6 +26,11 @@ pub struct Config {
     pub rate_limit: RateLimit,
     pub execution: Execution,
     pub limits: LimitsConfig,
+    pub outputs: Outputs,
+    pub archives: Archives,
+    pub blobs: Blobs,
+    pub cache: Cache,
+    pub judge: Judge,
     pub log: Log,
 }
 
@@ -103,6 +108,49 @@ pub struct LimitValues {
     pub processes: u64,
     pub file_descriptors: u64,
     pub output: Size,
+    pub workspace: Size,
+}
+
+/// What may come out of one task, and pass from task to task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outputs {
+    pub count: u32,
+    pub each: Size,
+    pub total: Size,
+    pub inline_limit: Size,
+    pub spool: Memory,
+}
+
+/// What an archive may hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Archives {
+    pub entries: u32,
+    pub total: Size,
+}
+
+/// Bytes by digest, below the data directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blobs {
+    pub each: Size,
+    pub total: Size,
+    pub per_key: Size,
+    pub lifetime: Span,
+}
+
+/// What compilations, and steps that ask for it, leave for the next time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    pub size: Size,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    pub max_cases: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -144,6 +192,11 @@ impl Config {
         }
     }
 
+    /// Runners: as many run as may, and as many hold a container for what comes next.
+    pub fn slots(&self) -> usize {
+        self.concurrency() * 2
+    }
+
     /// Bytes: the sum of the running tasks' memory limits.
     pub fn memory_budget(&self) -> u64 {
         self.execution.memory_budget.of(machine_memory())
@@ -163,11 +216,18 @@ impl Config {
         self.server.buffers.of(machine_memory())
     }
 
+    /// Bytes: what may be on its way from task to task and to the clients.
+    pub fn spool(&self) -> u64 {
+        self.outputs.spool.of(machine_memory())
+    }
+
     /// What tasks may ask. Nobody may ask for more memory than all tasks together may have.
     pub fn bounds(&self) -> Bounds {
         let mut max = self.limits.max.limits();
         max.memory = max.memory.min(self.memory_budget());
-        Bounds { default: self.limits.default.limits(), max }
+        let Outputs { count, each, total, .. } = &self.outputs;
+        let outputs = TransferBounds { count: *count, each: each.0, total: total.0 };
+        Bounds { default: self.limits.default.limits(), max, outputs }
     }
 
     /// Whether anybody may be served at all.
@@ -225,6 +285,8 @@ impl LimitValues {
             processes: self.processes,
             file_descriptors: self.file_descriptors,
             output: self.output.0,
+            workspace: self.workspace.0,
+            ..MINIMUM
         }
     }
 }

@@ -13,7 +13,7 @@ use super::order::Additions;
 use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 use super::{Language, PATH, User};
 use crate::config::{Size, Span};
-use crate::task::{Digest, ImageName, ResourceLimits, Status, TaskRequest};
+use crate::task::{Content, Digest, FileRequest, ImageName, ResourceLimits, Status, TaskRequest};
 
 /// The file in an image's directory.
 pub const FILE: &str = "image.toml";
@@ -271,6 +271,7 @@ impl Definition {
             max_processes: *processes,
             max_file_descriptors: *file_descriptors,
             max_output_size: output.map(|size| size.0),
+            ..ResourceLimits::default()
         }
     }
 }
@@ -377,16 +378,18 @@ impl From<Base> for String {
 impl Test {
     /// The test as a task of `definition`'s image.
     pub fn request(&self, definition: &Definition) -> TaskRequest {
-        let mut files = self.files.clone();
+        let text = |text: &String| FileRequest::File { content: Content::Bytes(text.clone().into()), mode: None };
+        let mut files: BTreeMap<String, FileRequest> =
+            self.files.iter().map(|(name, content)| (name.clone(), text(content))).collect();
         let (command, args) = match (&self.code, &definition.language) {
             (Some(code), Some(language)) => {
-                files.insert(language.file.clone(), code.clone());
+                files.insert(language.file.clone(), text(code));
                 language.command()
             }
             _ => (self.command[0].clone(), self.command[1..].to_vec()),
         };
         let image = Some(definition.name.to_string());
-        TaskRequest { command, args, files, image, ..TaskRequest::default() }
+        TaskRequest { command: Some(command), args, files, image, ..TaskRequest::default() }
     }
 
     /// What is not as expected, if anything.

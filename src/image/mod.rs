@@ -34,6 +34,7 @@ pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
 pub use sbom::{SbomError, sbom};
 pub use store::{InUse, Store, StoreError, Writer};
 
+pub use crate::task::Language;
 use crate::task::{Digest, ImageId, ImageName, Offer, ResourceLimits};
 
 const HOST: &str = include_str!("../../images/host/image.toml");
@@ -159,17 +160,6 @@ pub struct Contents {
     pub packages: BTreeMap<String, String>,
 }
 
-/// How programs of an image's language are named, compiled and run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Language {
-    /// The file name a program gets.
-    pub file: String,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub compile: Vec<String>,
-    pub run: Vec<String>,
-}
-
 impl Image {
     /// The embedded image: the machine's own programs.
     pub fn host() -> Self {
@@ -200,7 +190,7 @@ impl Image {
     }
 
     pub fn offer(&self) -> Offer {
-        Offer { id: self.id(), limits: self.limits.clone() }
+        Offer { id: self.id(), limits: self.limits.clone(), language: self.language.clone() }
     }
 }
 

@@ -17,18 +17,20 @@ pub mod wire;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::artifact::Spool;
 use crate::chain::chain;
 use crate::frame;
 use crate::runner::wire::Setup;
-use crate::sandbox::{IdError, UidRange};
+use crate::sandbox::{IdError, UidRange, share_directory};
 use child::Child;
 pub use instance::{Instance, InstanceError, run_dir};
 use manager::Manager;
@@ -62,6 +64,8 @@ pub struct Plan {
     pub config: String,
     pub shutdown_grace: Duration,
     pub slots: usize,
+    /// Bytes of the spool.
+    pub spool: u64,
     /// For every runner; directory, instance and slot name are filled in.
     pub runner: Setup,
 }
@@ -72,6 +76,10 @@ struct Keeper {
     listener: Option<TcpListener>,
     instance: Instance,
     front_ids: UidRange,
+    /// Where what tasks leave is, as long as somebody wants it.
+    spool: Spool,
+    /// Where blobs are kept, as the front may write there.
+    blobs: Option<OwnedFd>,
     front: Option<Front>,
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
@@ -112,6 +120,8 @@ enum Woken {
 pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()> {
     let signals = take_signals().map_err(at("take the signals"))?;
     let front_ids = UidRange::claim(&instance.run_dir().join("uid-ranges"))?;
+    let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
+    let blobs = open_blobs(&plan.runner.data_dir, &front_ids);
     let now = Instant::now();
     let slots = (0..plan.slots)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, delay: Duration::ZERO, due: now })
@@ -121,6 +131,8 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
         listener: Some(listener),
         instance,
         front_ids,
+        spool,
+        blobs,
         front: None,
         slots,
         signals,
@@ -167,7 +179,9 @@ impl Keeper {
             id: self.front_ids.base(),
             memory_pressure: self.instance.memory_pressure(),
         };
-        let sent = wire::send(&socket, &message, Some(listener.as_fd()));
+        let mut fds = vec![listener.as_fd(), self.spool.as_fd()];
+        fds.extend(self.blobs.as_ref().map(AsFd::as_fd));
+        let sent = wire::send(&socket, &message, &fds);
         tracing::debug!(pid = child.id(), "the front is started");
         self.front = Some(Front { child, socket, heard: false });
         // A front that is gone already is seen by its end.
@@ -187,19 +201,19 @@ impl Keeper {
     fn start_runner(&mut self, index: usize) -> Result<()> {
         let Some(front) = &self.front else { return Ok(()) };
         let slot = &mut self.slots[index];
-        let (mut socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
+        let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let setup = Setup {
             dir: self.instance.slot_dir(&slot.name),
             instance: self.instance.name().to_owned(),
             slot: slot.name.clone(),
             ..self.plan.runner.clone()
         };
-        frame::send(&mut socket, &setup).map_err(at("tell a runner"))?;
+        frame::send_with(&socket, &setup, &[self.spool.as_fd()]).map_err(at("tell a runner"))?;
         let child = Child::start("runner", theirs).map_err(at("start a runner"))?;
         tracing::debug!(pid = child.id(), slot = slot.name, "a runner is started");
         slot.runner = Some((child, Instant::now()));
         let message = Message::Runner { slot: slot.name.clone() };
-        wire::send(&front.socket, &message, Some(socket.as_fd())).or_else(gone).map_err(at("tell the front"))
+        wire::send(&front.socket, &message, &[socket.as_fd()]).or_else(gone).map_err(at("tell the front"))
     }
 
     /// Looks which children have ended.
@@ -237,7 +251,7 @@ impl Keeper {
         self.manager.stopping("Draining: running tasks may finish", self.plan.shutdown_grace + 2 * PATIENCE);
         if let Some(mut front) = self.front.take() {
             tracing::info!(grace = ?self.plan.shutdown_grace, "draining: running tasks may finish");
-            let _ = wire::send(&front.socket, &Message::Drain, None);
+            let _ = wire::send(&front.socket, &Message::Drain, &[]);
             self.await_front(&mut front, Instant::now() + self.plan.shutdown_grace + PATIENCE);
         }
         self.end_runners();
@@ -312,6 +326,14 @@ impl Keeper {
             None => Woken::Timeout,
         })
     }
+}
+
+/// Without a place for blobs the service goes on, and says so.
+fn open_blobs(data_dir: &Path, front: &UidRange) -> Option<OwnedFd> {
+    let path = data_dir.join("blobs");
+    share_directory(&path, front)
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "blobs cannot be kept here"))
+        .ok()
 }
 
 /// What cannot be removed now stands in the log, and goes with the next start.

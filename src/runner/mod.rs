@@ -12,18 +12,20 @@ pub mod wire;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::artifact::{Artifact, Data, Packed, Packing, Spool};
 use crate::chain::chain;
 use crate::frame;
 use crate::image::{Catalog, Store, StoreError};
-use crate::sandbox::{ContainerError, Created, Ran, Slot, SlotError};
-use crate::task::{ImageId, Limits, Report, Task};
-use wire::{Notice, Order, Setup};
+use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
+use crate::task::{ImageId, Limits, Report, Taken, Task};
+use wire::{Notice, Order, Pipes, Setup};
 
 /// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
 /// process, and the keeper sweeps what it left.
@@ -49,12 +51,16 @@ fn at<E: Into<io::Error>>(step: &'static str) -> impl Fn(E) -> RunnerError {
 ///
 /// # Errors
 /// When the slot or a container cannot be made; the front has been told.
-pub fn serve(mut socket: UnixStream) -> Result<(), RunnerError> {
-    let Some(setup) = frame::receive::<Setup>(&mut socket).map_err(at("read the set-up"))? else { return Ok(()) };
-    let served = Runner::claim(&setup, &socket).and_then(|mut runner| runner.serve(&mut socket));
+pub fn serve(socket: UnixStream) -> Result<(), RunnerError> {
+    let Some((setup, mut fds)) = frame::receive_with::<Setup>(&socket).map_err(at("read the set-up"))? else {
+        return Ok(());
+    };
+    let spool = fds.pop().ok_or(io::ErrorKind::InvalidData).map_err(at("take the spool"))?.into();
+    raise_descriptors();
+    let served = Runner::claim(&setup, &socket, spool).and_then(|mut runner| runner.serve(&socket));
     if let Err(error) = &served {
         // Nobody may be there to hear it.
-        let _ = frame::send(&mut socket, &Notice::Failed(chain(error)));
+        let _ = frame::send(&socket, &Notice::Failed(chain(error)));
     }
     served
 }
@@ -68,33 +74,33 @@ struct Runner {
 
 /// What a waiting runner saw first.
 enum Event {
-    Order(Order),
+    Order(Order, Vec<OwnedFd>),
     InitGone,
     Closed,
 }
 
 impl Runner {
-    fn claim(setup: &Setup, socket: &UnixStream) -> Result<Self, RunnerError> {
+    fn claim(setup: &Setup, socket: &UnixStream, spool: Spool) -> Result<Self, RunnerError> {
         let foreign = vec![socket.as_raw_fd()];
         let Setup { run_dir, dir, instance, slot, data_dir, default_image, max, resources } = setup;
         let store = Store::new(data_dir);
         // As it is now: it may have been built anew since the keeper started.
         let image = Catalog::new(store.clone()).image(default_image)?.id();
-        let slot = Slot::claim(run_dir, dir, instance, slot, store, foreign, *resources)?;
+        let slot = Slot::claim(SlotPlace { run_dir, dir, instance, name: slot }, store, foreign, *resources, spool)?;
         Ok(Self { slot, image, max: max.clone() })
     }
 
-    fn serve(&mut self, socket: &mut UnixStream) -> Result<(), RunnerError> {
+    fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
         let mut created = self.create()?;
         say(socket, &Notice::Ready)?;
         loop {
             match wait(socket, &created)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
-                Event::Order(Order::Cancel) => continue,
+                Event::Order(Order::Cancel | Order::Go, _) => continue,
                 Event::InitGone => drop(created),
-                Event::Order(Order::Run(task)) => {
-                    self.run(task, created, socket)?;
+                Event::Order(Order::Run { task, pipes, hold }, fds) => {
+                    self.run(unpack(*task, pipes, fds)?, hold, created, socket)?;
                     created = self.create()?;
                     say(socket, &Notice::Ready)?;
                     continue;
@@ -111,9 +117,15 @@ impl Runner {
     }
 
     /// Runs one task and reports; the container's removal comes after the report.
-    fn run(&mut self, task: Task, created: Created, socket: &mut UnixStream) -> Result<(), RunnerError> {
+    fn run(
+        &mut self,
+        (task, links): (Task<Artifact>, Links),
+        hold: bool,
+        created: Created,
+        socket: &UnixStream,
+    ) -> Result<(), RunnerError> {
         if let Some(reason) = refusal(&task, &self.max) {
-            return say(socket, &Notice::Report { report: Report::fault(reason), fault: Some(reason.into()) });
+            return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
         }
         self.slot.expect(&task.limits);
         let created = if task.image == created.image() {
@@ -124,27 +136,63 @@ impl Runner {
             self.create()?
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
-        let Ran { report, fault, remains } = created.run(task, socket.as_fd());
-        let fault = fault.map(|fault| chain(&fault));
-        say(socket, &Notice::Report { report, fault })?;
+        let mut go = || if hold { held(socket) } else { Ok(true) };
+        let Ran { report: ended, taken, fault, remains } = created.run(task, links, socket.as_fd(), &mut go);
+        report(socket, ended, taken, fault.map(|fault| chain(&fault)))?;
         drop(remains);
         Ok(())
     }
 }
 
+/// Says that the task could start, and waits for the word: false when it is not to. Its partners may be made ready yet.
+fn held(socket: &UnixStream) -> io::Result<bool> {
+    frame::send(socket, &Notice::Prepared)?;
+    Ok(matches!(frame::receive::<Order>(socket)?, Some(Order::Go)))
+}
+
+/// The order's descriptors become what they are for.
+fn unpack(task: Task<Data>, pipes: Pipes, mut fds: Vec<OwnedFd>) -> Result<(Task<Artifact>, Links), RunnerError> {
+    let mut links = Links::default();
+    for stream in [1, 0] {
+        links.outputs[stream] = pipes.outputs[stream].and_then(|record| fds.pop().map(|pipe| Outlet { pipe, record }));
+    }
+    links.stdin = pipes.stdin.then(|| fds.pop()).flatten().map(Inlet::Pipe);
+    let packed = Packed::new(fds);
+    Ok((task.try_map(|data| packed.unpack(data)).map_err(at("take an order's descriptors"))?, links))
+}
+
+fn report(
+    socket: &UnixStream,
+    report: Report,
+    taken: Taken<Artifact>,
+    fault: Option<String>,
+) -> Result<(), RunnerError> {
+    let mut packing = Packing::default();
+    let taken = taken.try_map(|artifact| Ok::<_, std::convert::Infallible>(packing.pack(artifact)));
+    let taken = taken.unwrap_or_else(|never| match never {});
+    let notice = Notice::Report { report: report.into(), taken, fault };
+    frame::send_with(socket, &notice, &packing.fds()).map_err(at("tell the front"))
+}
+
+/// Files come and go as descriptors, and the soft limit is kept low for programs that use select(2). A task has its own.
+fn raise_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
 /// The front parsed the task and granted its limits; a front that was taken over must gain nothing by not doing so.
-fn refusal(task: &Task, max: &Limits) -> Option<&'static str> {
+fn refusal(task: &Task<Artifact>, max: &Limits) -> Option<&'static str> {
     (!task.limits.within(max)).then_some("the order asks for more than this runner may grant")
 }
 
-fn say(socket: &mut UnixStream, notice: &Notice) -> Result<(), RunnerError> {
+fn say(socket: &UnixStream, notice: &Notice) -> Result<(), RunnerError> {
     frame::send(socket, notice).map_err(at("tell the front"))
 }
 
-fn wait(socket: &mut UnixStream, created: &Created) -> Result<Event, RunnerError> {
+fn wait(socket: &UnixStream, created: &Created) -> Result<Event, RunnerError> {
     let [init, control] = created.ends();
     let mut fds =
-        [PollFd::new(&*socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
+        [PollFd::new(socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
     while let Err(errno) = poll(&mut fds, None) {
         if errno != rustix::io::Errno::INTR {
             return Err(at("wait for an order")(errno));
@@ -153,8 +201,8 @@ fn wait(socket: &mut UnixStream, created: &Created) -> Result<Event, RunnerError
     if fds[0].revents().is_empty() {
         return Ok(Event::InitGone);
     }
-    let order = frame::receive(socket).map_err(at("read an order"))?;
-    Ok(order.map_or(Event::Closed, Event::Order))
+    let order = frame::receive_with(socket).map_err(at("read an order"))?;
+    Ok(order.map_or(Event::Closed, |(order, fds)| Event::Order(order, fds)))
 }
 
 /// alarm(2) while it lives. A forked child does not inherit it.

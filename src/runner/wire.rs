@@ -2,18 +2,21 @@
 //! front's, which is not trusted with more than orders.
 //!
 //! ```text
-//! runner: Ready ──> front: Run(task) ──> runner: Report ──> (removal) ──> Ready …
+//! runner: Ready ──> front: Run ──> runner: Report ──> (removal) ──> Ready …
+//!                   front: Run {hold} ──> runner: Prepared ──> front: Go ──> runner: Report …
 //!                   front: Cancel (at most once a task; ignored when it comes too late)
 //! ```
+//! Large bytes come along as descriptors of files: those of a task first, then its pipes, stdin before stdout before stderr.
 //! A closed socket ends the runner; a runner that ends closes it.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{ImageName, Limits, Report, Resources, Task};
+use crate::artifact::Data;
+use crate::task::{ImageName, Limits, Report, Resources, Taken, Task};
 
-/// What a runner is to be.
+/// What a runner is to be; the spool's descriptor comes with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Setup {
     /// Where the machine's Faber instances live.
@@ -36,8 +39,22 @@ pub struct Setup {
 /// From the front.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    Run(Task),
+    /// `hold`: say when it could start, and wait for the word.
+    Run {
+        task: Box<Task<Data>>,
+        pipes: Pipes,
+        hold: bool,
+    },
+    Go,
     Cancel,
+}
+
+/// Which standard descriptors are pipes to other tasks.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct Pipes {
+    pub stdin: bool,
+    /// stdout and stderr; true: what passes is kept, too.
+    pub outputs: [Option<bool>; 2],
 }
 
 /// From the runner.
@@ -45,8 +62,10 @@ pub enum Order {
 pub enum Notice {
     /// A container waits for a task.
     Ready,
-    /// The task's end; with the fault, for the operator, when Faber could not start it.
-    Report { report: Report, fault: Option<String> },
+    /// The task that was to be held could start now.
+    Prepared,
+    /// The task's end, with what it left; with the fault, for the operator, when Faber could not start it.
+    Report { report: Box<Report>, taken: Taken<Data>, fault: Option<String> },
     /// The runner cannot make containers and ends; why, for the operator.
     Failed(String),
 }

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use nix::unistd::{ForkResult, Pid};
 
+use super::init::wire::Rusage;
+
 /// Forks; the child runs `body` and ends with the status it returns, never coming back into the caller's code.
 ///
 /// # Errors
@@ -144,5 +146,30 @@ pub fn reap(wait: bool) -> io::Result<Option<(Pid, i32)>> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
         pid => Ok(Some((Pid::from_raw(pid), status))),
+    }
+}
+
+/// What this process has used.
+pub fn used_by_itself() -> Rusage {
+    used_by(libc::RUSAGE_SELF)
+}
+
+/// What the children that this process has waited for have used, with theirs.
+pub fn used_by_children() -> Rusage {
+    used_by(libc::RUSAGE_CHILDREN)
+}
+
+fn used_by(who: libc::c_int) -> Rusage {
+    // SAFETY: all-zero bytes are a valid rusage, to which the call writes while it lives.
+    let used = unsafe {
+        let mut used: libc::rusage = std::mem::zeroed();
+        libc::getrusage(who, &raw mut used);
+        used
+    };
+    Rusage {
+        minor_faults: used.ru_minflt as u64,
+        major_faults: used.ru_majflt as u64,
+        voluntary_switches: used.ru_nvcsw as u64,
+        involuntary_switches: used.ru_nivcsw as u64,
     }
 }

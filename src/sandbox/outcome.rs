@@ -53,6 +53,9 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outc
     match ended.stop {
         Some(Stop::Limit(limit)) => return stopped(limit),
         Some(Stop::Cancelled) => return Outcome::Cancelled,
+        Some(Stop::NoRoom) => {
+            return Outcome::Lost { reason: "Faber has no room for what the task writes (outputs.spool)".into() };
+        }
         None => {}
     }
     if oom {
@@ -85,22 +88,23 @@ pub fn errno_text(errno: i32) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
     const LIMITS: Limits =
-        Limits { memory: 64 << 20, cpu_time: 1000, wall_time: 1000, processes: 1, file_descriptors: 8, output: 10 };
+        Limits { memory: 64 << 20, cpu_time: 1000, wall_time: 1000, output: 10, ..crate::task::MINIMUM };
 
     #[track_caller]
     fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: bool, expected: Outcome) {
-        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time: Duration::ZERO };
+        let (started_at, wall_time) = (Instant::now(), Duration::ZERO);
+        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, used: None };
         assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
     }
 
     #[test]
     fn what_ended_the_task_first_is_what_is_told() {
-        let exited = |status| Some(Notice::Exited { status, alone: true });
+        let exited = |status| Some(Notice::Exited { status, alone: true, used: Default::default() });
         let killed = exited(9);
         check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
         check(None, killed, 0, false, Outcome::Signalled(9));

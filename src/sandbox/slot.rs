@@ -17,6 +17,7 @@ use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
 use super::seccomp::Filter;
 use super::spec;
+use crate::artifact::Spool;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
 use crate::task::{Cpus, ImageId, ImageName, Limits, Resources};
 
@@ -61,6 +62,19 @@ pub struct Slot {
     limits: Option<GroupLimits>,
     /// What each container may use of the processors at once.
     pub(super) cpus: Option<Cpus>,
+    /// Where what tasks leave goes.
+    pub(super) spool: Rc<Spool>,
+}
+
+/// Where a slot is.
+#[derive(Debug, Clone, Copy)]
+pub struct SlotPlace<'a> {
+    /// Where the machine's uid ranges are shared out.
+    pub run_dir: &'a Path,
+    /// Its own directory, which is empty.
+    pub dir: &'a Path,
+    pub instance: &'a str,
+    pub name: &'a str,
 }
 
 /// An image's place in the slot.
@@ -72,16 +86,13 @@ struct Bundle {
 }
 
 impl Slot {
-    /// Makes the slot `name` of `instance` in the empty directory `dir`, with the images of `store`; `run_dir` is where the
-    /// machine's uid ranges are shared out. Changes the calling process: its mounts, its groups.
+    /// Makes a slot in its place, with the images of `store`. Changes the calling process: its mounts, its groups.
     pub fn claim(
-        run_dir: &Path,
-        dir: &Path,
-        instance: &str,
-        name: &str,
+        SlotPlace { run_dir, dir, instance, name }: SlotPlace<'_>,
         store: Store,
         foreign: Vec<RawFd>,
         resources: Resources,
+        spool: Spool,
     ) -> Result<Self, SlotError> {
         kernel::ready_for_forks();
         // libcontainer clears no supplementary groups, so there must be none to inherit.
@@ -107,6 +118,7 @@ impl Slot {
             made: 0,
             limits: None,
             cpus: resources.cpus,
+            spool: Rc::new(spool),
         })
     }
 
@@ -117,9 +129,11 @@ impl Slot {
         self.container(&bundle, image, Purpose::Task(user))
     }
 
-    /// The next containers will most likely run under these limits, too.
+    /// The next containers will most likely run under these limits, too. A share of the processors stays one task's own.
     pub fn expect(&mut self, limits: &Limits) {
-        self.limits = Some(limits.into());
+        if limits.cpus.is_none() {
+            self.limits = Some(limits.into());
+        }
     }
 
     /// A container with the root file system that is in place in `bundle`.

@@ -13,8 +13,9 @@ use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::ClockId;
 
 use super::cgroup::Cgroup;
-use super::init::wire::{Notice, nanoseconds};
-use crate::task::{Limit, Limits};
+use super::init::wire::{Notice, Rusage, nanoseconds};
+use super::streams::{Feed, Forward, Whole};
+use crate::task::{Limit, Limits, MergeOutput, OnOutputLimit, Output, Written};
 
 /// How long each step of the set-up may take.
 pub const SET_UP: Duration = Duration::from_secs(10);
@@ -29,6 +30,8 @@ const CHUNK: usize = 64 << 10;
 pub enum Stop {
     Limit(Limit),
     Cancelled,
+    /// There is no room for what another step is to take.
+    NoRoom,
 }
 
 /// How it ended: Faber's own reason first, and what the init said.
@@ -41,6 +44,10 @@ pub struct Ended {
     /// CPU time that the set-up took after the baseline, in nanoseconds.
     pub set_up: u64,
     pub wall_time: Duration,
+    /// When it was started.
+    pub started_at: Instant,
+    /// What all of its processes used; None when that is not known.
+    pub used: Option<Rusage>,
 }
 
 /// What comes first in the set-up.
@@ -69,93 +76,154 @@ pub fn next_notice(
     })
 }
 
+/// One of the task's streams.
+#[derive(Default)]
+struct Captured {
+    kept: Vec<u8>,
+    /// Bytes in all.
+    written: u64,
+    whole: Option<Whole>,
+    forward: Option<Forward>,
+    /// None at its end; or when it is not read any more, of which the task then learns as of any pipe.
+    pipe: Option<File>,
+}
+
+/// What was written, as far as it was kept.
+#[derive(Default)]
+pub struct Kept {
+    pub streams: [Vec<u8>; 2],
+    pub merged: Vec<u8>,
+    pub written: Written,
+    pub whole: [Option<Whole>; 2],
+    /// More was written than was to be kept.
+    pub exceeded: bool,
+}
+
+/// The pipes and sockets that a watch looks at.
+pub struct Ends<'a> {
+    pub control: &'a UnixStream,
+    pub init: BorrowedFd<'a>,
+    pub cancel: BorrowedFd<'a>,
+}
+
+/// What a poll was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Output(usize),
+    Control,
+    Init,
+    Cancel,
+    Feed,
+    Forward(usize),
+}
+
 pub struct Watch<'a> {
     group: &'a dyn Cgroup,
     limits: &'a Limits,
+    output: Output,
     init: i32,
     cpu_before: u64,
     /// When the command was handed over; as soon as it is known, when it was executed.
     started: Instant,
     executed: bool,
     set_up: u64,
-    output: [Vec<u8>; 2],
+    /// What the task's process had used when it was executed, and all of it at the end.
+    used: (Rusage, Option<Rusage>),
+    captured: [Captured; 2],
+    merged: Vec<u8>,
+    exceeded: bool,
+    feed: Option<Feed>,
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
     /// Nothing is left but the init.
     alone: bool,
+    said_all: bool,
     file_descriptors: u64,
 }
 
 impl<'a> Watch<'a> {
-    /// `init` is the pid that is not the task's.
-    pub fn new(group: &'a dyn Cgroup, limits: &'a Limits, init: i32, cpu_before: u64) -> Self {
+    /// `pipes` are stdout and stderr, `init` the pid that is not the task's.
+    pub fn new(
+        group: &'a dyn Cgroup,
+        (limits, output): (&'a Limits, Output),
+        pipes: [File; 2],
+        init: i32,
+        cpu_before: u64,
+    ) -> Self {
         Self {
             group,
             limits,
+            output,
             init,
             cpu_before,
             started: Instant::now(),
             executed: false,
             set_up: 0,
-            output: Default::default(),
+            used: Default::default(),
+            captured: pipes.map(|pipe| Captured { pipe: Some(pipe), ..Captured::default() }),
+            merged: Vec::new(),
+            exceeded: false,
+            feed: None,
             stop: None,
             ended: None,
             alone: false,
+            said_all: false,
             // Every task starts with three descriptors.
             file_descriptors: 3,
         }
     }
 
+    /// Fills the task's standard input while it runs.
+    pub fn feed(&mut self, feed: Feed) {
+        self.feed = Some(feed);
+    }
+
+    /// Keeps all of a stream, beyond the output limit too.
+    pub fn keep_whole(&mut self, stream: usize, whole: Whole) {
+        self.captured[stream].whole = Some(whole);
+    }
+
+    /// Passes a stream on to another task.
+    pub fn forward(&mut self, stream: usize, forward: Forward) {
+        self.captured[stream].forward = Some(forward);
+    }
+
     /// Returns when nothing is left in the container but the init, or not even that.
-    pub fn until_end(
-        &mut self,
-        stdout: &File,
-        stderr: &File,
-        control: &UnixStream,
-        init: BorrowedFd<'_>,
-        cancel: BorrowedFd<'_>,
-    ) -> Ended {
-        let mut open = [true, true, true];
+    pub fn until_end(&mut self, ends: &Ends<'_>) -> Ended {
         let mut next_sample = self.started + SAMPLE;
         loop {
-            // An end of file is always readable, so what has ended is no longer asked.
-            let mut fds = [input(&stdout), input(&stderr), input(&control), input(&init), input(&cancel)];
-            for (fd, open) in fds.iter_mut().zip(open) {
-                if !open {
-                    *fd = PollFd::from_borrowed_fd(init, PollFlags::empty());
+            let ready = self.poll(ends, next_sample);
+            let has = |source| ready.contains(&source);
+            for stream in [0, 1] {
+                if has(Source::Forward(stream)) {
+                    self.pass_on(stream);
+                }
+                if has(Source::Output(stream)) {
+                    self.read(ends, stream);
                 }
             }
-            if self.stop.is_some() {
-                fds[4] = PollFd::from_borrowed_fd(init, PollFlags::empty());
+            if has(Source::Control) {
+                self.receive(ends.control);
             }
-            let _ = wait(&mut fds, Some(self.patience(next_sample)));
-            let [out, err, said, gone, cancelled] = fds.map(|fd| !fd.revents().is_empty());
-            if open[0] && out {
-                open[0] = self.read(stdout, 0, control);
+            if let (true, Some(feed)) = (has(Source::Feed), &mut self.feed) {
+                feed.go_on();
             }
-            if open[1] && err {
-                open[1] = self.read(stderr, 1, control);
-            }
-            if open[2] && said {
-                open[2] = self.hear(control);
-            }
-            if gone || self.alone {
+            if has(Source::Init) || self.alone {
                 break;
             }
-            if self.stop.is_none() && cancelled {
-                self.stop(Stop::Cancelled, control);
+            if self.stop.is_none() && has(Source::Cancel) {
+                self.stop(Stop::Cancelled, ends.control);
             }
-            self.check_clock(control, init);
+            self.check_clock(ends.control, ends.init);
             if Instant::now() >= next_sample {
-                self.sample(control);
+                self.sample(ends.control);
                 next_sample = Instant::now() + SAMPLE;
             }
         }
         // What was written before the end and not read yet is in the pipes.
-        while open[2] && self.hear(control) {}
-        for (at, pipe) in [stdout, stderr].into_iter().enumerate() {
-            while open[at] && self.read(pipe, at, control) && readable(pipe) {}
-        }
+        while !self.said_all && self.receive(ends.control) {}
+        self.feed = None;
+        self.read_rest(ends);
         let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
         Ended {
             stop: self.stop.map(|(stop, _)| stop),
@@ -163,12 +231,88 @@ impl<'a> Watch<'a> {
             started: self.executed,
             set_up: self.set_up,
             wall_time: end.saturating_duration_since(self.started),
+            started_at: self.started,
+            used: self.used.1.map(|used| used.since(self.used.0)),
         }
     }
 
-    pub fn take_output(&mut self) -> (Vec<u8>, Vec<u8>) {
-        let [stdout, stderr] = std::mem::take(&mut self.output);
-        (stdout, stderr)
+    /// What of all that is waited for came.
+    fn poll(&self, ends: &Ends<'_>, next_sample: Instant) -> Vec<Source> {
+        let mut sources = Vec::with_capacity(8);
+        let mut fds = Vec::with_capacity(8);
+        let mut add = |source, fd| {
+            sources.push(source);
+            fds.push(fd);
+        };
+        for (stream, captured) in self.captured.iter().enumerate() {
+            // An end of file is always readable, so what has ended is no longer asked.
+            if let (Some(pipe), true) = (&captured.pipe, captured.forward.as_ref().is_none_or(Forward::is_free)) {
+                add(Source::Output(stream), input(pipe));
+            }
+            if let Some(wanted) = captured.forward.as_ref().and_then(Forward::wants) {
+                add(Source::Forward(stream), wanted);
+            }
+        }
+        if !self.said_all {
+            add(Source::Control, input(&ends.control));
+        }
+        add(Source::Init, input(&ends.init));
+        if self.stop.is_none() {
+            add(Source::Cancel, input(&ends.cancel));
+        }
+        if let Some(wanted) = self.feed.as_ref().and_then(Feed::wants) {
+            add(Source::Feed, wanted);
+        }
+        let _ = wait(&mut fds, Some(self.patience(next_sample)));
+        fds.iter().zip(sources).filter(|(fd, _)| !fd.revents().is_empty()).map(|(_, source)| source).collect()
+    }
+
+    /// Takes what is in the pipes of a task that has ended, and waits for who is to read it.
+    fn read_rest(&mut self, ends: &Ends<'_>) {
+        for stream in [0, 1] {
+            while self.captured[stream].pipe.as_ref().is_some_and(readable) {
+                match self.captured[stream].forward.as_ref().is_none_or(Forward::is_free) {
+                    true => self.read(ends, stream),
+                    false if self.stop.is_some() || Instant::now() >= self.deadline() => break,
+                    false => self.wait_to_pass_on(ends, stream),
+                }
+            }
+            while self.captured[stream].forward.as_ref().is_some_and(|forward| !forward.is_free())
+                && self.stop.is_none()
+                && Instant::now() < self.deadline()
+            {
+                self.wait_to_pass_on(ends, stream);
+            }
+        }
+    }
+
+    fn wait_to_pass_on(&mut self, ends: &Ends<'_>, stream: usize) {
+        if let Some(wanted) = self.captured[stream].forward.as_ref().and_then(Forward::wants) {
+            let _ = wait(&mut [wanted, input(&ends.cancel)], Some(SAMPLE));
+        }
+        if readable(&ends.cancel) {
+            self.stop.get_or_insert((Stop::Cancelled, Instant::now()));
+        }
+        self.pass_on(stream);
+    }
+
+    fn pass_on(&mut self, stream: usize) {
+        let captured = &mut self.captured[stream];
+        if let Some(forward) = &mut captured.forward {
+            forward.go_on();
+            captured.pipe.take_if(|_| !forward.is_open());
+        }
+    }
+
+    pub fn take_output(&mut self) -> Kept {
+        let [stdout, stderr] = std::mem::take(&mut self.captured);
+        Kept {
+            written: Written { stdout: stdout.written, stderr: stderr.written },
+            streams: [stdout.kept, stderr.kept],
+            merged: std::mem::take(&mut self.merged),
+            whole: [stdout.whole, stderr.whole],
+            exceeded: self.exceeded,
+        }
     }
 
     /// The most descriptors a sample saw in one process.
@@ -178,43 +322,74 @@ impl<'a> Watch<'a> {
 
     /// The first reason counts; once the command has ended by itself only its output can still be too much.
     fn stop(&mut self, reason: Stop, control: &UnixStream) {
-        if self.stop.is_some() || (self.ended.is_some() && reason != Stop::Limit(Limit::Output)) {
+        if self.stop.is_some() || (self.ended.is_some() && !matches!(reason, Stop::Limit(Limit::Output) | Stop::NoRoom))
+        {
             return;
         }
         self.stop = Some((reason, Instant::now()));
         let _ = control.shutdown(Shutdown::Write);
     }
 
-    /// Takes what is there, up to the limit; false at the end of the pipe.
-    fn read(&mut self, mut pipe: &File, at: usize, control: &UnixStream) -> bool {
+    /// Takes what is there; what is kept of it is up to the limit.
+    fn read(&mut self, ends: &Ends<'_>, stream: usize) {
         let mut chunk = [0; CHUNK];
+        let Some(pipe) = &mut self.captured[stream].pipe else { return };
         let length = match pipe.read(&mut chunk) {
-            Ok(0) => return false,
-            Ok(length) => length,
-            Err(error) => return matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Ok(length @ 1..) => length,
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
+            Ok(_) | Err(_) => return self.captured[stream].pipe = None,
         };
-        let left = self.limits.output.saturating_sub((self.output[0].len() + self.output[1].len()) as u64);
-        let kept = length.min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.output[at].extend_from_slice(&chunk[..kept]);
-        if kept < length {
-            self.stop(Stop::Limit(Limit::Output), control);
+        let chunk = &chunk[..length];
+        let left = self.limits.output.saturating_sub(self.captured.iter().map(|stream| stream.kept.len() as u64).sum());
+        let kept = &chunk[..length.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        if self.output.merge == MergeOutput::Beside {
+            self.merged.extend_from_slice(kept);
         }
-        true
+        let captured = &mut self.captured[stream];
+        captured.written += length as u64;
+        captured.kept.extend_from_slice(kept);
+        if let Some(forward) = &mut captured.forward {
+            forward.pass(chunk);
+            // Then the task is to learn that nobody reads: by a signal at its next write.
+            captured.pipe.take_if(|_| !forward.is_open());
+        }
+        match captured.whole.as_mut().map(|whole| whole.write(chunk)) {
+            Some(Ok(())) => {}
+            Some(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => {
+                self.stop(Stop::Limit(Limit::Output), ends.control);
+            }
+            Some(Err(_)) => self.stop(Stop::NoRoom, ends.control),
+            None if kept.len() == length => {}
+            None => {
+                self.exceeded = true;
+                if self.output.on_limit == OnOutputLimit::Kill {
+                    self.stop(Stop::Limit(Limit::Output), ends.control);
+                }
+            }
+        }
     }
 
     /// One notice; false when there will be no more.
-    fn hear(&mut self, control: &UnixStream) -> bool {
-        let Ok(Some(notice)) = receive(control) else { return false };
+    fn receive(&mut self, control: &UnixStream) -> bool {
+        let Ok(Some(notice)) = receive(control) else {
+            self.said_all = true;
+            return false;
+        };
         match notice {
-            Notice::Started { at, set_up } => {
+            Notice::Started { at, set_up, used } => {
                 self.started = instant(at);
                 self.executed = true;
                 self.set_up = set_up;
                 self.cpu_before += set_up;
+                self.used.0 = used;
             }
-            Notice::Alone => self.alone = true,
-            Notice::Exited { alone, .. } => {
+            Notice::Alone { used } => {
+                self.alone = true;
+                self.used.1 = Some(used);
+            }
+            Notice::Exited { alone, used, .. } => {
                 self.alone = alone;
+                self.used.1 = Some(used);
                 self.ended.get_or_insert((notice, Instant::now()));
             }
             _ => {
@@ -279,7 +454,7 @@ fn input<'a>(fd: &'a impl AsFd) -> PollFd<'a> {
     PollFd::new(fd, PollFlags::IN)
 }
 
-fn readable(fd: &File) -> bool {
+fn readable(fd: &impl AsFd) -> bool {
     let mut fds = [input(fd)];
     wait(&mut fds, Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)
 }

@@ -13,7 +13,9 @@ use std::rc::Rc;
 use super::container::{ContainerError, Ran};
 use super::init::Purpose;
 use super::slot::{Slot, SlotError};
+use super::streams::Links;
 use super::{rootfs, spec};
+use crate::artifact::Artifact;
 use crate::image::Image;
 use crate::task::{Report, Task};
 
@@ -88,12 +90,12 @@ impl<'a> Workshop<'a> {
         &mut self,
         image: Rc<Image>,
         files: Vec<(String, String)>,
-        task: Task,
+        task: Task<Artifact>,
         cancel: std::os::fd::BorrowedFd<'_>,
     ) -> Result<Report, ContainerError> {
         let bundle = self.bundle.clone();
         let created = self.slot.container(&bundle, image, Purpose::BuildStep { files })?;
-        let Ran { report, fault, remains } = created.run(task, cancel);
+        let Ran { report, fault, remains, .. } = created.run(task, Links::default(), cancel, &mut || Ok(true));
         drop(remains);
         fault.map_or(Ok(report), Err)
     }

@@ -1,20 +1,22 @@
 //! A runner as the front holds it: one socket, one task at a time.
 
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
-use super::{Job, Scheduler};
+use super::gate::Ticket;
+use super::{Finished, Job, Piped, Scheduler, Submission};
+use crate::artifact::{Packed, Packing};
 use crate::frame;
-use crate::runner::wire::{Notice, Order};
-use crate::task::{Outcome, Report, Task};
+use crate::runner::wire::{Notice, Order, Pipes};
+use crate::task::{Outcome, Report};
 
 /// How long a runner may be silent beyond the task's own time.
 const RUNNER_PATIENCE: Duration = Duration::from_secs(90);
@@ -33,22 +35,27 @@ impl Scheduler {
     async fn serve(&self, name: &str, socket: std::os::unix::net::UnixStream) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let (incoming, mut orders) = UnixStream::from_std(socket)?.into_split();
-        let mut notices = Notices { socket: incoming, buffer: Vec::new() };
-        let mut cancelled = self.cancelled.subscribe();
+        let mut notices = Notices { socket: incoming, buffer: Vec::new(), fds: Vec::new() };
+        let cancelled = self.cancelled.subscribe();
         loop {
             match notices.next().await? {
-                Some(Notice::Ready) => {
+                Some((Notice::Ready, _)) => {
                     self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
                 }
-                other => return self.ended(other, name),
+                other => return self.ended(other.map(|(notice, _)| notice), name),
             }
             let (job, place) = tokio::select! {
                 next = self.next() => next,
-                notice = notices.next() => return self.ended(notice?, name),
+                notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
             };
-            let Job { task, started, reply, span } = job;
+            let Job { submission, started, mut reply, ticket, span } = job;
             let _ = started.send(());
-            let ended = run(&mut orders, &mut notices, task, reply, &mut cancelled, name).instrument(span).await;
+            let mut running =
+                Running { orders: &mut orders, notices: &mut notices, cancelled: cancelled.clone(), name };
+            let (finished, ended) = running.run(submission, &mut reply, ticket).instrument(span).await;
+            if reply.send(finished).is_err_and(|finished| !matches!(finished.report.outcome, Outcome::Cancelled)) {
+                tracing::debug!(runner = name, "nobody waits for the report any more");
+            }
             drop(place);
             ended?;
         }
@@ -63,80 +70,175 @@ impl Scheduler {
                 self.runner_failed();
                 Ok(())
             }
-            Some(Notice::Ready | Notice::Report { .. }) => Err(io::Error::other("it speaks out of turn")),
+            Some(Notice::Ready | Notice::Prepared | Notice::Report { .. }) => {
+                Err(io::Error::other("it speaks out of turn"))
+            }
         }
     }
 }
 
-/// Runs one task on the runner. Whatever happens, `reply` is answered if anybody still listens.
-async fn run(
-    orders: &mut OwnedWriteHalf,
-    notices: &mut Notices,
-    task: Task,
-    mut reply: oneshot::Sender<Report>,
-    cancelled: &mut watch::Receiver<bool>,
-    name: &str,
-) -> io::Result<()> {
-    // The runner keeps the task's time, and has an alarm behind that. This is for one that is stopped, or stuck for good.
-    let patience = Duration::from_nanos(task.limits.wall_time) + RUNNER_PATIENCE;
-    let heard = async {
-        send(orders, &Order::Run(task)).await?;
-        tokio::select! {
-            notice = notices.next() => return notice,
-            () = reply.closed() => {}
-            _ = cancelled.wait_for(|cancelled| *cancelled) => {}
-        }
-        send(orders, &Order::Cancel).await?;
-        notices.next().await
-    };
-    let heard = tokio::time::timeout(patience, heard).await;
-    let (report, ended) = match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-        Ok(Some(Notice::Report { report, fault })) => {
-            if let Some(fault) = fault {
-                tracing::error!(runner = name, fault, "a task could not be started");
+/// A task on a runner.
+struct Running<'a> {
+    orders: &'a mut OwnedWriteHalf,
+    notices: &'a mut Notices,
+    cancelled: watch::Receiver<bool>,
+    name: &'a str,
+}
+
+impl Running<'_> {
+    /// Runs one task. Whatever happens, there is an end of it; the error is the runner's, which is lost then.
+    async fn run(
+        &mut self,
+        submission: Submission,
+        reply: &mut oneshot::Sender<Finished>,
+        ticket: Option<Ticket>,
+    ) -> (Finished, io::Result<()>) {
+        // The runner keeps the task's time, and has an alarm behind that. This is for one that is stopped, or stuck for good.
+        let patience = Duration::from_nanos(submission.task.limits.wall_time) + RUNNER_PATIENCE;
+        let heard = tokio::time::timeout(patience, self.talk(submission, reply, ticket)).await;
+        match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(Some((Notice::Report { report, taken, fault }, fds))) => {
+                if let Some(fault) = fault {
+                    tracing::error!(runner = self.name, fault, "a task could not be started");
+                }
+                let packed = Packed::new(fds);
+                match taken.try_map(|data| packed.unpack(data)) {
+                    Ok(taken) => (Finished { report: *report, taken, queued: Duration::ZERO }, Ok(())),
+                    Err(error) => (lost().into(), Err(error)),
+                }
             }
-            (report, Ok(()))
+            Ok(Some((Notice::Failed(reason), _))) => {
+                tracing::error!(runner = self.name, reason, "a container could not be made");
+                (Report::fault("Faber could not make a container").into(), Err(io::Error::other("the runner failed")))
+            }
+            Ok(_) => (lost().into(), Err(io::Error::other("it ended in the middle of a task"))),
+            Err(error) => (lost().into(), Err(error)),
         }
-        Ok(Some(Notice::Failed(reason))) => {
-            tracing::error!(runner = name, reason, "a container could not be made");
-            (Report::fault("Faber could not make a container"), Err(io::Error::other("the runner failed")))
-        }
-        Ok(_) => (lost(), Err(io::Error::other("it ended in the middle of a task"))),
-        Err(error) => (lost(), Err(error)),
-    };
-    if reply.send(report).is_err_and(|report| !matches!(report.outcome, Outcome::Cancelled)) {
-        tracing::debug!(runner = name, "nobody waits for the report any more");
     }
-    ended
+
+    /// Orders the task, and hears the runner until its last word of it.
+    async fn talk(
+        &mut self,
+        submission: Submission,
+        reply: &mut oneshot::Sender<Finished>,
+        ticket: Option<Ticket>,
+    ) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
+        order(self.orders, submission, ticket.is_some()).await?;
+        let mut ticket = ticket;
+        let mut cancelled = self.cancelled.clone();
+        let given_up = async {
+            tokio::select! {
+                () = reply.closed() => {}
+                _ = cancelled.wait_for(|cancelled| *cancelled) => {}
+            }
+        };
+        tokio::pin!(given_up);
+        if let Some(ticket) = &mut ticket {
+            tokio::select! {
+                notice = self.notices.next() => match notice? {
+                    Some((Notice::Prepared, _)) => {}
+                    other => {
+                        ticket.give_up();
+                        return Ok(other);
+                    }
+                },
+                () = &mut given_up => {
+                    ticket.give_up();
+                    send(self.orders, &Order::Cancel).await?;
+                    return self.last_word().await;
+                }
+            }
+            let all_can = tokio::select! {
+                all_can = ticket.prepared() => all_can,
+                () = &mut given_up => false,
+            };
+            send(self.orders, if all_can { &Order::Go } else { &Order::Cancel }).await?;
+        }
+        tokio::select! {
+            notice = self.notices.next() => return notice,
+            () = &mut given_up => {}
+        }
+        send(self.orders, &Order::Cancel).await?;
+        self.last_word().await
+    }
+
+    /// A task that was given up while it was made ready still says that it is.
+    async fn last_word(&mut self) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
+        loop {
+            match self.notices.next().await? {
+                Some((Notice::Prepared, _)) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+}
+
+/// Sends the order for a task. Its descriptors are then the runner's alone, so that the ends of its pipes show.
+async fn order(socket: &mut OwnedWriteHalf, submission: Submission, hold: bool) -> io::Result<()> {
+    let Submission { task, pipes: Piped { stdin, outputs: [stdout, stderr] } } = submission;
+    let mut packing = Packing::default();
+    let task = task.try_map(|artifact| Ok::<_, std::convert::Infallible>(packing.pack(artifact)));
+    let task = task.unwrap_or_else(|never| match never {});
+    let record = |output: &Option<(OwnedFd, bool)>| output.as_ref().map(|(_, record)| *record);
+    let pipes = Pipes { stdin: stdin.is_some(), outputs: [record(&stdout), record(&stderr)] };
+    let ends: Vec<OwnedFd> =
+        stdin.into_iter().chain([stdout, stderr].into_iter().flatten().map(|(pipe, _)| pipe)).collect();
+    let fds: Vec<BorrowedFd<'_>> = packing.fds().into_iter().chain(ends.iter().map(AsFd::as_fd)).collect();
+    send_with(socket, &Order::Run { task: task.into(), pipes, hold }, &fds).await
 }
 
 fn lost() -> Report {
     Report::lost("Faber lost the task while it ran")
 }
 
-async fn send(socket: &mut OwnedWriteHalf, message: &impl Serialize) -> io::Result<()> {
-    socket.write_all(&frame::encode(message)?).await
+async fn send(socket: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
+    send_with(socket, order, &[]).await
+}
+
+/// [`frame::send_with`], without blocking.
+async fn send_with(socket: &mut OwnedWriteHalf, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let bytes = frame::encode(order, fds.len())?;
+    if fds.is_empty() {
+        return socket.write_all(&bytes).await;
+    }
+    socket.write_all(&bytes[..frame::PREFIX]).await?;
+    for batch in frame::batches(fds) {
+        let stream: &UnixStream = socket.as_ref();
+        stream.async_io(Interest::WRITABLE, || frame::send_batch(stream, batch)).await?;
+    }
+    socket.write_all(&bytes[frame::PREFIX..]).await
 }
 
 /// The runner's side of the conversation, as it comes in.
 struct Notices {
     socket: OwnedReadHalf,
+    /// Of one message, never more: descriptors come between its prefix and the rest.
     buffer: Vec<u8>,
+    fds: Vec<OwnedFd>,
 }
 
 impl Notices {
-    /// One notice; None at the end of the stream. May be dropped half-way: what was read is kept for the next call.
-    async fn next(&mut self) -> io::Result<Option<Notice>> {
+    /// One notice with its descriptors; None at the end of the stream. May be dropped half-way: what was read is kept for the
+    /// next call.
+    async fn next(&mut self) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
         loop {
-            if let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() {
-                let length = frame::length(*prefix)?;
-                if rest.len() >= length {
-                    let notice = frame::decode(&rest[..length])?;
-                    self.buffer.drain(..4 + length);
-                    return Ok(Some(notice));
+            let mut missing = frame::PREFIX.saturating_sub(self.buffer.len());
+            if let Some((prefix, rest)) = self.buffer.split_first_chunk::<{ frame::PREFIX }>() {
+                let (length, fds) = frame::lengths(*prefix)?;
+                if self.fds.len() < fds {
+                    let stream: &UnixStream = self.socket.as_ref();
+                    let received = &mut self.fds;
+                    stream.async_io(Interest::READABLE, || frame::receive_batch(stream, received)).await?;
+                    continue;
                 }
+                if rest.len() == length {
+                    let notice = frame::decode(rest)?;
+                    self.buffer = Vec::new();
+                    return Ok(Some((notice, std::mem::take(&mut self.fds))));
+                }
+                missing = length - rest.len();
             }
-            if self.socket.read_buf(&mut self.buffer).await? == 0 {
+            if (&mut self.socket).take(missing as u64).read_buf(&mut self.buffer).await? == 0 {
                 return Ok(None);
             }
         }

@@ -4,17 +4,22 @@
 //! and the sum of the running tasks' memory limits stays in the budget. The head of the queue is never overtaken, so a
 //! large task cannot starve; and clients take turns, so that nobody's many tasks are ahead of another's one.
 
+mod gate;
 mod handle;
 mod queue;
 mod stall;
 
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::task::{Report, Task};
+use crate::artifact::Artifact;
+use crate::task::{Report, Taken, Task};
+use gate::{Gate, Ticket};
 pub use queue::Client;
 use queue::Queue;
 pub use stall::Stall;
@@ -30,6 +35,8 @@ const STALLED: Duration = Duration::from_secs(1);
 pub struct Capacity {
     /// Tasks that may run at once.
     pub concurrency: usize,
+    /// Runners: connected tasks may be as many, when nothing else runs.
+    pub slots: usize,
     /// Bytes: the sum of the running tasks' memory limits.
     pub memory: u64,
     /// Tasks of one client that may wait beyond those that can run.
@@ -53,19 +60,71 @@ pub struct Scheduler {
 
 #[derive(Default)]
 struct State {
-    queue: Queue<Job>,
+    queue: Queue<Unit>,
+    /// Of a unit whose turn it was: each takes the next idle runner.
+    handed_out: VecDeque<Job>,
+    /// Tasks that were admitted and are not in the queue yet.
+    promised: HashMap<Client, usize>,
     running: usize,
     memory: u64,
     runners: usize,
+    /// Runners that wait for a task.
+    idle: usize,
 }
+
+/// Tasks that start together; most units are one.
+struct Unit(Vec<Job>);
 
 /// A task that was taken, on its way to a runner.
 struct Job {
-    task: Task,
+    submission: Submission,
     started: oneshot::Sender<()>,
-    reply: oneshot::Sender<Report>,
+    reply: oneshot::Sender<Finished>,
+    /// Where others start together with it.
+    ticket: Option<Ticket>,
     /// The request's, so that what is logged of the task carries the request's id.
     span: tracing::Span,
+}
+
+/// A task to run, with what takes the place of its standard descriptors.
+pub struct Submission {
+    pub task: Task<Artifact>,
+    pub pipes: Piped,
+}
+
+/// The ends of pipes to other tasks.
+#[derive(Default)]
+pub struct Piped {
+    pub stdin: Option<OwnedFd>,
+    /// For stdout and stderr; true: what passes is kept, too.
+    pub outputs: [Option<(OwnedFd, bool)>; 2],
+}
+
+/// A task's end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    pub report: Report,
+    pub taken: Taken<Artifact>,
+    /// How long it waited for its turn.
+    pub queued: Duration,
+}
+
+impl From<Report> for Finished {
+    /// Of a task that left nothing.
+    fn from(report: Report) -> Self {
+        Self { report, taken: Taken::default(), queued: Duration::ZERO }
+    }
+}
+
+impl Unit {
+    fn memory(&self) -> u64 {
+        self.0.iter().map(|job| job.submission.task.limits.memory).sum()
+    }
+
+    /// Whether nobody waits for it any more.
+    fn is_given_up(&self) -> bool {
+        self.0.iter().any(|job| job.reply.is_closed())
+    }
 }
 
 /// Too many of the client's tasks wait: nothing of the request was taken.
@@ -85,9 +144,16 @@ pub struct QueueTimeout {
 /// A task that was taken. Dropping it takes it out of the queue, or ends it when it already runs.
 pub struct Pending {
     started: oneshot::Receiver<()>,
-    reply: oneshot::Receiver<Report>,
+    reply: oneshot::Receiver<Finished>,
     queued: Instant,
     patience: Duration,
+}
+
+/// The right of a client to submit so many tasks. What is left of it is given back when dropped.
+pub struct Admission {
+    scheduler: Arc<Scheduler>,
+    client: Client,
+    left: std::sync::atomic::AtomicUsize,
 }
 
 /// The place of a running task; given back when dropped.
@@ -119,19 +185,32 @@ impl Scheduler {
         })
     }
 
-    /// Takes all of the client's `tasks` in order, or none of them.
-    pub fn submit(self: &Arc<Self>, client: Client, tasks: Vec<Task>) -> Result<Vec<Pending>, Saturated> {
+    /// Lets the client submit so many tasks, now or later, if there is room for all of them.
+    pub fn admit(self: &Arc<Self>, client: Client, tasks: usize) -> Result<Admission, Saturated> {
         let mut state = self.state();
         // Those whose client went away no longer count.
-        state.queue.retain(|job| !job.reply.is_closed());
+        state.queue.retain(|unit| !unit.is_given_up());
         let free = self.capacity.concurrency.saturating_sub(state.running);
-        if state.queue.of(client) + tasks.len() > self.capacity.queue_length + free || *self.cancelled.borrow() {
+        let waiting: usize = state.queue.of(client).map(|unit| unit.0.len()).sum();
+        let promised = state.promised.get(&client).copied().unwrap_or(0);
+        if waiting + promised + tasks > self.capacity.queue_length + free || *self.cancelled.borrow() {
             return Err(Saturated { retry_after: RETRY_AFTER });
         }
-        let pending = tasks.into_iter().map(|task| self.enqueue(&mut state, client, task)).collect();
-        drop(state);
-        self.changed.notify_waiters();
-        Ok(pending)
+        *state.promised.entry(client).or_default() += tasks;
+        Ok(Admission { scheduler: self.clone(), client, left: tasks.into() })
+    }
+
+    /// Why so many tasks can never run together, if so.
+    pub fn cannot_run_together(&self, tasks: usize, memory: u64) -> Option<String> {
+        let Capacity { slots, memory: budget, .. } = self.capacity;
+        if tasks > slots {
+            return Some(format!(
+                "{tasks} connected tasks are more than the {slots} that this server can run together"
+            ));
+        }
+        (memory > budget).then(|| {
+            format!("the memory limits of connected tasks add up to {memory} bytes, and this server has {budget}")
+        })
     }
 
     /// Waits until a runner holds a container for the first time.
@@ -141,23 +220,19 @@ impl Scheduler {
 
     /// Ends every task: a running one is answered as cancelled, a waiting one as not executed. No task is taken any more.
     pub fn cancel_all(&self) {
-        let waiting = self.state().queue.take();
+        let mut state = self.state();
+        let waiting: Vec<Job> =
+            state.queue.take().flat_map(|unit| unit.0).chain(state.handed_out.drain(..).collect::<Vec<_>>()).collect();
+        drop(state);
         self.cancelled.send_replace(true);
         for job in waiting {
-            let _ = job.reply.send(Report::not_executed("the server is stopping"));
+            let _ = job.reply.send(Report::not_executed("the server is stopping").into());
         }
-    }
-
-    fn enqueue(&self, state: &mut State, client: Client, task: Task) -> Pending {
-        let (started, has_started) = oneshot::channel();
-        let (reply, report) = oneshot::channel();
-        state.queue.push(client, Job { task, started, reply, span: tracing::Span::current() });
-        let patience = self.capacity.queue_timeout;
-        Pending { started: has_started, reply: report, queued: Instant::now(), patience }
     }
 
     /// The next task whose turn it is, with its place. Waits for one.
     async fn next(&self) -> (Job, Place<'_>) {
+        let _idle = Idle::enter(self);
         loop {
             let changed = self.changed.notified();
             let stalled = !self.state().queue.is_empty() && self.stall.as_ref().is_some_and(Stall::is_over);
@@ -175,20 +250,36 @@ impl Scheduler {
     /// While tasks stall one may begin only where none runs: so there is always an end to wait for.
     fn take(&self, stalled: bool) -> Option<(Job, Place<'_>)> {
         let mut state = self.state();
+        if let Some(job) = state.handed_out.pop_front() {
+            return Some(self.place(job));
+        }
         if stalled && state.running > 0 {
             return None;
         }
-        if state.queue.first()?.reply.is_closed() {
-            state.queue.retain(|job| !job.reply.is_closed());
+        if state.queue.first()?.is_given_up() {
+            state.queue.retain(|unit| !unit.is_given_up());
         }
-        let memory = state.queue.first()?.task.limits.memory;
-        if state.running >= self.capacity.concurrency || state.memory + memory > self.capacity.memory {
+        let (unit, memory) = state.queue.first().map(|unit| (unit.0.len(), unit.memory()))?;
+        // Connected tasks can be more than may run at once: alone they may.
+        let has_room = state.running + unit <= self.capacity.concurrency || state.running == 0;
+        if !has_room || state.memory + memory > self.capacity.memory || state.idle < unit {
             return None;
         }
-        state.running += 1;
+        state.running += unit;
         state.memory += memory;
-        let job = state.queue.pop()?;
-        Some((job, Place { scheduler: self, memory }))
+        let mut jobs = state.queue.pop()?.0.into_iter();
+        let first = jobs.next()?;
+        state.handed_out.extend(jobs);
+        if !state.handed_out.is_empty() {
+            self.changed.notify_waiters();
+        }
+        Some(self.place(first))
+    }
+
+    /// The place of a job that is counted already.
+    fn place(&self, job: Job) -> (Job, Place<'_>) {
+        let memory = job.submission.task.limits.memory;
+        (job, Place { scheduler: self, memory })
     }
 
     /// A runner cannot make containers. While another one can, the queue waits for that; else waiting is in vain.
@@ -197,8 +288,8 @@ impl Scheduler {
         if state.runners > 1 {
             return;
         }
-        for job in state.queue.take() {
-            let _ = job.reply.send(Report::fault("Faber could not make a container"));
+        for job in state.queue.take().flat_map(|unit| unit.0) {
+            let _ = job.reply.send(Report::fault("Faber could not make a container").into());
         }
     }
 
@@ -208,20 +299,102 @@ impl Scheduler {
     }
 }
 
-impl Pending {
-    /// Waits for the task's turn and for its end.
-    pub async fn report(mut self) -> Result<Report, QueueTimeout> {
-        let deadline = self.queued + self.patience;
-        tokio::select! {
-            biased;
-            report = &mut self.reply => return Ok(report.unwrap_or_else(|_| gone())),
-            _ = &mut self.started => {}
-            () = tokio::time::sleep_until(deadline) => return Err(QueueTimeout { waited: self.queued.elapsed() }),
+/// Counts a runner as idle while it lives.
+struct Idle<'a>(&'a Scheduler);
+
+impl<'a> Idle<'a> {
+    fn enter(scheduler: &'a Scheduler) -> Self {
+        let mut state = scheduler.state();
+        state.idle += 1;
+        // Connected tasks may have waited for it.
+        let awaited = !state.queue.is_empty();
+        drop(state);
+        if awaited {
+            scheduler.changed.notify_waiters();
         }
-        Ok(self.reply.await.unwrap_or_else(|_| gone()))
+        Self(scheduler)
     }
 }
 
-fn gone() -> Report {
-    Report::lost("Faber lost the task")
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.state().idle -= 1;
+    }
+}
+
+impl Admission {
+    /// Submits tasks that start together: in most cases one.
+    pub fn submit(&self, unit: Vec<Submission>) -> Vec<Pending> {
+        let mut tickets = if unit.len() > 1 { Gate::tickets(unit.len()) } else { Vec::new() };
+        let mut state = self.scheduler.state();
+        self.give_back(&mut state, unit.len());
+        if *self.scheduler.cancelled.borrow() {
+            drop(state);
+            return unit.iter().map(|_| Pending::ended(Report::not_executed("the server is stopping"))).collect();
+        }
+        let (mut jobs, mut pending) = (Vec::new(), Vec::new());
+        for submission in unit {
+            let (started, has_started) = oneshot::channel();
+            let (reply, finished) = oneshot::channel();
+            let span = tracing::Span::current();
+            jobs.push(Job { submission, started, reply, ticket: tickets.pop(), span });
+            let patience = self.scheduler.capacity.queue_timeout;
+            pending.push(Pending { started: has_started, reply: finished, queued: Instant::now(), patience });
+        }
+        state.queue.push(self.client, Unit(jobs));
+        drop(state);
+        self.scheduler.changed.notify_waiters();
+        pending
+    }
+
+    /// So many of its tasks are promised no more.
+    fn give_back(&self, state: &mut State, tasks: usize) {
+        use std::sync::atomic::Ordering::Relaxed;
+        // Only ever changed with the state locked.
+        let tasks = tasks.min(self.left.load(Relaxed));
+        self.left.fetch_sub(tasks, Relaxed);
+        if let Some(promised) = state.promised.get_mut(&self.client) {
+            *promised -= tasks;
+            if *promised == 0 {
+                state.promised.remove(&self.client);
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        let left = self.left.load(std::sync::atomic::Ordering::Relaxed);
+        self.give_back(&mut self.scheduler.state(), left);
+    }
+}
+
+impl Pending {
+    /// One that will not be run.
+    fn ended(report: Report) -> Self {
+        let (_, started) = oneshot::channel();
+        let (reply, finished) = oneshot::channel();
+        let _ = reply.send(report.into());
+        Self { started, reply: finished, queued: Instant::now(), patience: Duration::ZERO }
+    }
+
+    /// Waits for the task's turn and for its end.
+    pub async fn finished(mut self) -> Result<Finished, QueueTimeout> {
+        let deadline = self.queued + self.patience;
+        tokio::select! {
+            biased;
+            finished = &mut self.reply => Ok(finished.unwrap_or_else(|_| gone())),
+            started = &mut self.started => {
+                // Without a word it is gone, which the reply says.
+                let queued = started.map(|()| self.queued.elapsed()).unwrap_or_default();
+                let finished = self.reply.await.unwrap_or_else(|_| gone());
+                Ok(Finished { queued, ..finished })
+            }
+            () = tokio::time::sleep_until(deadline) => Err(QueueTimeout { waited: self.queued.elapsed() }),
+        }
+    }
+}
+
+fn gone() -> Finished {
+    Report::lost("Faber lost the task").into()
 }

@@ -69,6 +69,23 @@ impl WorkspacePath {
         &self.0
     }
 
+    /// Whether a link at this path with this target leads to a place below the workspace, as far as names tell.
+    pub fn leads_inside(&self, target: &str) -> bool {
+        if target.is_empty() || target.starts_with('/') || target.contains('\0') || target.len() > PATH_BYTES {
+            return false;
+        }
+        let mut depth = self.0.matches('/').count();
+        for name in target.split('/') {
+            match name {
+                "" | "." => {}
+                ".." if depth == 0 => return false,
+                ".." => depth -= 1,
+                _ => depth += 1,
+            }
+        }
+        true
+    }
+
     /// The directories this file needs, outermost first.
     pub fn parents(&self) -> impl Iterator<Item = &str> {
         self.0.match_indices('/').map(|(at, _)| &self.0[..at])
@@ -124,6 +141,16 @@ mod tests {
     fn parents_are_outermost_first() {
         let path = WorkspacePath::parse("a/b/c.txt").unwrap();
         assert_eq!(path.parents().collect::<Vec<_>>(), ["a", "a/b"]);
+    }
+
+    #[test]
+    fn a_link_leads_inside_or_not() {
+        let leads = |path: &str, target: &str| WorkspacePath::parse(path).unwrap().leads_inside(target);
+        assert!(leads("a", "b") && leads("a/b", "../c") && leads("a/b", "./c/../..") && leads("a", "."));
+        for target in ["", "/etc", "..", "../x", "b/../../x", "a\0"] {
+            assert!(!leads("a", target), "{target:?}");
+        }
+        assert!(!leads("a/b", "../../x"));
     }
 
     proptest! {

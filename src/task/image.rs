@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, ResourceLimits};
+use super::{Language, Refusal, ResourceLimits};
 
 /// The name of an image: lower-case letters, digits, `-`, `_` and `.`, beginning with a letter or digit, at most 64.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,6 +26,7 @@ pub struct ImageId {
 pub struct Offer {
     pub id: ImageId,
     pub limits: ResourceLimits,
+    pub language: Option<Language>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,15 +109,31 @@ pub(super) fn find<'a>(name: &ImageName, offers: &'a [Offer]) -> Result<&'a Offe
     if let Some(offer) = offers.iter().find(|offer| offer.id.name == *name) {
         return Ok(offer);
     }
-    let names = || offers.iter().map(|offer| offer.id.name.as_str());
-    let near = names().filter(|known| strsim::jaro_winkler(name.as_str(), known) > 0.8).collect::<Vec<_>>();
-    let hint = match (near.is_empty(), names().count()) {
+    let names: Vec<&str> = offers.iter().map(|offer| offer.id.name.as_str()).collect();
+    Err(Refusal::UnknownImage { name: name.clone().into(), hint: hint(name.as_str(), &names, "GET /images") })
+}
+
+/// The image for programs of `language`, which is the name of one.
+///
+/// # Errors
+/// `Refusal::UnknownLanguage` likewise.
+pub(super) fn find_language<'a>(language: &str, offers: &'a [Offer]) -> Result<&'a Offer, Refusal> {
+    let languages = || offers.iter().filter(|offer| offer.language.is_some());
+    if let Some(offer) = languages().find(|offer| offer.id.name.as_str() == language) {
+        return Ok(offer);
+    }
+    let names: Vec<&str> = languages().map(|offer| offer.id.name.as_str()).collect();
+    Err(Refusal::UnknownLanguage { name: super::cut(language), hint: hint(language, &names, "GET /languages") })
+}
+
+fn hint(name: &str, names: &[&str], list: &str) -> String {
+    let near: Vec<&str> = names.iter().filter(|known| strsim::jaro_winkler(name, known) > 0.8).copied().collect();
+    match (near.is_empty(), names.len()) {
         (false, _) => format!("did you mean {}?", near.join(" or ")),
         (true, 0) => "this server has none".into(),
-        (true, 1..=10) => format!("this server has {}", names().collect::<Vec<_>>().join(", ")),
-        (true, count) => format!("GET /images lists the {count} this server has"),
-    };
-    Err(Refusal::UnknownImage { name: name.clone().into(), hint })
+        (true, 1..=10) => format!("this server has {}", names.join(", ")),
+        (true, count) => format!("{list} lists the {count} this server has"),
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +144,7 @@ mod tests {
         let offer = |name: &&str| Offer {
             id: ImageId { name: ImageName::parse(name).unwrap(), digest: Digest::new([0; 32]) },
             limits: ResourceLimits::default(),
+            language: None,
         };
         names.iter().map(offer).collect()
     }

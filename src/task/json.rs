@@ -35,24 +35,37 @@ where
     Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
 }
 
-/// An object of strings whose keys are all different: a repeated key would silently lose a value.
-pub fn unique_keys<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    struct Entries;
-    impl<'de> Visitor<'de> for Entries {
-        type Value = BTreeMap<String, String>;
+/// An object whose keys are all different: a repeated key would silently lose a value.
+pub fn unique_keys<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+where
+    D: Deserializer<'de>,
+    V: Deserialize<'de>,
+{
+    struct Entries<V>(PhantomData<V>);
+    impl<'de, V: Deserialize<'de>> Visitor<'de> for Entries<V> {
+        type Value = BTreeMap<String, V>;
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("an object of strings")
         }
         fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
             let mut map = BTreeMap::new();
-            while let Some((key, value)) = entries.next_entry::<String, String>()? {
+            while let Some(key) = entries.next_key::<String>()? {
                 if map.contains_key(&key) {
                     return Err(Error::custom(format_args!("duplicate key `{key}`")));
                 }
-                map.insert(key, value);
+                map.insert(key, entries.next_value()?);
             }
             Ok(map)
         }
     }
-    deserializer.deserialize_map(Entries)
+    deserializer.deserialize_map(Entries(PhantomData))
+}
+
+/// A list of objects, none of which may be a list of its fields' values.
+pub fn objects<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    Ok(Vec::<Object<T>>::deserialize(deserializer)?.into_iter().map(|Object(value)| value).collect())
 }

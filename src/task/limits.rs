@@ -19,11 +19,65 @@ pub struct Limits {
     pub file_descriptors: u64,
     /// Bytes of stdout and stderr together.
     pub output: u64,
+    /// Bytes of the main thread's stack (`RLIMIT_STACK`); without it as much as of memory.
+    pub stack: Option<u64>,
+    /// Bytes of the files in the workspace.
+    pub workspace: u64,
+    /// Bytes of one file (`RLIMIT_FSIZE`).
+    pub file_size: Option<u64>,
+    /// The processors' time it may use at once.
+    pub cpus: Option<Cpus>,
 }
 
 /// How many processors' time a container may use at once, in thousandths of one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpus(pub std::num::NonZeroU32);
+
+/// A number of processors as a client writes it, such as 0.5: thousandths, which may be none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "f64", into = "f64")]
+pub struct Processors(u32);
+
+impl From<f64> for Processors {
+    fn from(number: f64) -> Self {
+        // A cast saturates, and makes 0 of what is no number.
+        Self((number * 1000.0).round() as u32)
+    }
+}
+
+impl From<Processors> for f64 {
+    fn from(Processors(thousandths): Processors) -> f64 {
+        f64::from(thousandths) / 1000.0
+    }
+}
+
+impl From<Cpus> for Processors {
+    fn from(Cpus(thousandths): Cpus) -> Self {
+        Self(thousandths.get())
+    }
+}
+
+impl std::fmt::Display for Processors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f64::from(*self).fmt(f)
+    }
+}
+
+/// The least share of a processor that a task can start with.
+const LEAST_PROCESSORS: Processors = Processors(10);
+/// As the configuration has it.
+const MOST_PROCESSORS: Processors = Processors(1_024_000);
+
+/// What a client may ask for of a task's outputs, and of its archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferBounds {
+    /// Files in all.
+    pub count: u32,
+    /// Bytes of each.
+    pub each: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
 
 /// Whether tasks are held to their limits by control groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +105,8 @@ impl Resources {
 pub struct Bounds {
     pub default: Limits,
     pub max: Limits,
+    /// What one task's outputs may be.
+    pub outputs: TransferBounds,
 }
 
 /// A limit that cannot be granted.
@@ -60,17 +116,35 @@ pub enum LimitRefusal {
     AboveMaximum { field: &'static str, asked: u64, max: u64 },
     #[error("{field} {asked} is below {min}, the least a task can start with")]
     BelowMinimum { field: &'static str, asked: u64, min: u64 },
+    #[error("cpus {asked} is not between {LEAST_PROCESSORS} and {MOST_PROCESSORS}")]
+    Processors { asked: Processors },
 }
 
+/// Bytes of the workspace that a container is made with; another size is given to it when its task is known.
+pub const WORKSPACE_BYTES: u64 = 256 << 20;
+
 /// The least a container can start with: below this the set-up itself, not the task, would meet the limit.
-pub const MINIMUM: Limits =
-    Limits { memory: 4 << 20, cpu_time: 1_000_000, wall_time: 1_000_000, processes: 1, file_descriptors: 8, output: 0 };
+pub const MINIMUM: Limits = Limits {
+    memory: 4 << 20,
+    cpu_time: 1_000_000,
+    wall_time: 1_000_000,
+    processes: 1,
+    file_descriptors: 8,
+    output: 0,
+    stack: None,
+    workspace: 64 << 10,
+    file_size: None,
+    cpus: None,
+};
+
+/// The least stack a program starts with: its arguments and what the loader needs.
+const LEAST_STACK: u64 = 128 << 10;
 
 impl Bounds {
     /// The limits for a task that asked for `asked`: what it left out comes from its image, or else from the defaults, and
     /// is never above the maxima.
     pub fn grant(&self, asked: &ResourceLimits, image: &ResourceLimits) -> Result<Limits, LimitRefusal> {
-        let Self { default, max } = self;
+        let Self { default, max, .. } = self;
         let pick = |field, of: fn(&ResourceLimits) -> Option<u64>, value: fn(&Limits) -> u64| {
             pick(field, of(asked), of(image).unwrap_or(value(default)), value(max), value(&MINIMUM))
         };
@@ -81,13 +155,27 @@ impl Bounds {
             processes: pick("max_processes", |l| l.max_processes, |l| l.processes)?,
             file_descriptors: pick("max_file_descriptors", |l| l.max_file_descriptors, |l| l.file_descriptors)?,
             output: pick("max_output_size", |l| l.max_output_size, |l| l.output)?,
+            stack: match asked.stack_limit.or(image.stack_limit) {
+                Some(asked) if asked < LEAST_STACK => {
+                    return Err(LimitRefusal::BelowMinimum { field: "stack_limit", asked, min: LEAST_STACK });
+                }
+                stack => stack,
+            },
+            workspace: pick("workspace_limit", |l| l.workspace_limit, |l| l.workspace)?,
+            file_size: asked.max_file_size.or(image.max_file_size),
+            cpus: asked.cpus.or(image.cpus).map(processors).transpose()?,
         })
     }
 }
 
+fn processors(asked: Processors) -> Result<Cpus, LimitRefusal> {
+    let granted = (LEAST_PROCESSORS..=MOST_PROCESSORS).contains(&asked).then(|| std::num::NonZeroU32::new(asked.0));
+    granted.flatten().map(Cpus).ok_or(LimitRefusal::Processors { asked })
+}
+
 impl Limits {
     /// Each limit by its name in the configuration.
-    fn by_name(&self) -> [(&'static str, u64); 6] {
+    fn by_name(&self) -> [(&'static str, u64); 7] {
         [
             ("memory", self.memory),
             ("cpu_time", self.cpu_time),
@@ -95,6 +183,7 @@ impl Limits {
             ("processes", self.processes),
             ("file_descriptors", self.file_descriptors),
             ("output", self.output),
+            ("workspace", self.workspace),
         ]
     }
 
@@ -125,8 +214,19 @@ mod tests {
     use proptest::prelude::*;
 
     fn limits(memory: u64) -> Limits {
-        Limits { memory, cpu_time: 1 << 30, wall_time: 1 << 30, processes: 10, file_descriptors: 100, output: 1 << 20 }
+        Limits {
+            memory,
+            cpu_time: 1 << 30,
+            wall_time: 1 << 30,
+            processes: 10,
+            file_descriptors: 100,
+            output: 1 << 20,
+            workspace: 1 << 20,
+            ..MINIMUM
+        }
     }
+
+    const OUTPUTS: TransferBounds = TransferBounds { count: 1, each: 1, total: 1 };
 
     fn ask(memory: Option<u64>) -> ResourceLimits {
         ResourceLimits { memory_limit: memory, ..ResourceLimits::default() }
@@ -134,10 +234,23 @@ mod tests {
 
     #[test]
     fn a_default_above_the_maximum_is_cut_to_it() {
-        let bounds = Bounds { default: limits(64 << 20), max: limits(32 << 20) };
+        let bounds = Bounds { default: limits(64 << 20), max: limits(32 << 20), outputs: OUTPUTS };
         assert_eq!(bounds.grant(&ask(None), &ask(None)).unwrap().memory, 32 << 20);
         assert_eq!(bounds.grant(&ask(None), &ask(Some(48 << 20))).unwrap().memory, 32 << 20, "an image's too");
         assert_eq!(bounds.grant(&ask(None), &ask(Some(16 << 20))).unwrap().memory, 16 << 20);
+    }
+
+    #[test]
+    fn a_share_of_the_processors_is_what_can_work() {
+        let bounds = Bounds { default: limits(64 << 20), max: limits(64 << 20), outputs: OUTPUTS };
+        let grant = |cpus: f64| {
+            let asked = ResourceLimits { cpus: Some(cpus.into()), ..ResourceLimits::default() };
+            bounds.grant(&asked, &ask(None)).map(|limits| limits.cpus.unwrap().0.get())
+        };
+        assert_eq!(grant(0.5), Ok(500));
+        for nonsense in [0.0, -1.0, 0.001, 1e9, f64::NAN] {
+            assert!(matches!(grant(nonsense), Err(LimitRefusal::Processors { .. })), "{nonsense}");
+        }
     }
 
     proptest! {
@@ -145,7 +258,7 @@ mod tests {
         fn a_grant_is_what_was_asked_or_the_default_and_never_above_the_maximum(
             asked in proptest::option::of(any::<u64>()), default in 4u64 << 20.., max in 4u64 << 20..,
         ) {
-            let bounds = Bounds { default: limits(default), max: limits(max) };
+            let bounds = Bounds { default: limits(default), max: limits(max), outputs: OUTPUTS };
             match bounds.grant(&ask(asked), &ask(None)) {
                 Ok(granted) => {
                     prop_assert!(granted.memory <= max);
@@ -153,6 +266,7 @@ mod tests {
                 }
                 Err(LimitRefusal::AboveMaximum { .. }) => prop_assert!(asked.unwrap() > max),
                 Err(LimitRefusal::BelowMinimum { .. }) => prop_assert!(asked.unwrap() < MINIMUM.memory),
+                Err(LimitRefusal::Processors { .. }) => prop_assert!(false),
             }
         }
     }

@@ -1,8 +1,10 @@
 //! What a client may ask, and what came of it. Values only: no I/O, no clock, no tokio, no nix.
 //!
-//! Invariant: a [`Task`] that exists can be run; everything that could refuse it has already looked at it
-//! ([`Task::parse`] is the only way in).
+//! Invariant: a [`Job`] that exists can be run; everything that could refuse it has already looked at it
+//! ([`Job::parse`] is the only way in).
 
+mod compare;
+mod content;
 mod files;
 mod image;
 mod json;
@@ -10,11 +12,49 @@ mod limits;
 mod outcome;
 mod request;
 mod result;
+mod step;
 
+pub use compare::{Compare, Difference, compare};
+pub use content::{Content, FileRequest, OutputEncoding, Part, Reference, Stream, Text, to_base64};
 pub use files::{PathRefusal, WorkspacePath};
 pub use image::{Digest, ImageId, ImageName, Offer};
-pub use json::Object;
-pub use limits::{Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Resources};
-pub use outcome::{Hits, Limit, Outcome, Report, Usage};
-pub use request::{Refusal, ResourceLimits, Task, TaskRequest};
-pub use result::{LimitsExceeded, ResourceUsage, Status, TaskResult};
+pub use json::{Object, objects};
+pub use limits::{
+    Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds, WORKSPACE_BYTES,
+};
+pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenFile, Timings, Usage, Written};
+pub use request::{
+    Archive, ArchiveRequest, Expect, FILE_MODE, FILES, Job, Language, MergeOutput, Node, OnOutputLimit, Output,
+    Outputs, Refusal, ResourceLimits, Task, TaskRequest, check_parents,
+};
+pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
+pub use step::{OutputGlob, RunWhen, StepName};
+
+/// The form of an archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum ArchiveFormat {
+    #[serde(rename = "tar")]
+    Tar,
+    #[serde(rename = "tar.gz")]
+    TarGz,
+    #[serde(rename = "tar.zst")]
+    TarZst,
+    #[serde(rename = "zip")]
+    Zip,
+}
+
+impl std::fmt::Display for ArchiveFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tar => "tar",
+            Self::TarGz => "tar.gz",
+            Self::TarZst => "tar.zst",
+            Self::Zip => "zip",
+        })
+    }
+}
+
+/// As much of a client's own words as an error repeats.
+fn cut(text: &str) -> String {
+    text.chars().take(100).collect()
+}

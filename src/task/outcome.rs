@@ -6,10 +6,102 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
     pub outcome: Outcome,
+    #[serde(with = "serde_bytes")]
     pub stdout: Vec<u8>,
+    #[serde(with = "serde_bytes")]
     pub stderr: Vec<u8>,
+    /// Both as they arrived, where that was asked for.
+    #[serde(with = "serde_bytes")]
+    pub merged: Vec<u8>,
+    pub written: Written,
     pub usage: Usage,
     pub hits: Hits,
+    pub timings: Timings,
+    pub counters: Counters,
+    /// When the command ended, by CLOCK_MONOTONIC in nanoseconds: which of two ended first.
+    pub ended_at: u64,
+}
+
+/// Bytes that a task wrote in all, beyond what was kept too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Written {
+    pub stdout: u64,
+    pub stderr: u64,
+}
+
+/// Where a task's time went in its runner, in nanoseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Timings {
+    /// From the order to the start of the command.
+    pub setup: u64,
+    /// From the start of the command to its end.
+    pub run: u64,
+    /// From there until everything was taken.
+    pub collect: u64,
+}
+
+/// What the kernel counted; None where it does not tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    pub oom_kills: Option<u64>,
+    pub forks_refused: Option<u64>,
+    pub minor_faults: Option<u64>,
+    pub major_faults: Option<u64>,
+    pub voluntary_switches: Option<u64>,
+    pub involuntary_switches: Option<u64>,
+    /// Nanoseconds in which it had used up its share of the processors.
+    pub throttled: Option<u64>,
+}
+
+/// What a task left that others take, or that is given back. `D` is how the bytes are at hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taken<D> {
+    /// By path, in order.
+    pub files: Vec<TakenFile<D>>,
+    /// Globs that had to match and did not.
+    pub missing: Vec<String>,
+    pub omitted: Omitted,
+    /// The whole of stdout and of stderr, where they are handed on.
+    pub streams: [Option<D>; 2],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenFile<D> {
+    pub path: String,
+    pub mode: u32,
+    pub content: D,
+}
+
+/// Files that matched and were not taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[schema(example = json!({"count": 1, "files": {"core": "larger than the 67108864 bytes a file may have"}}))]
+pub struct Omitted {
+    /// How many.
+    pub count: u64,
+    /// The first of them, each with the reason.
+    pub files: std::collections::BTreeMap<String, String>,
+}
+
+impl<D> Default for Taken<D> {
+    fn default() -> Self {
+        Self { files: Vec::new(), missing: Vec::new(), omitted: Omitted::default(), streams: [None, None] }
+    }
+}
+
+impl<D> Taken<D> {
+    /// The same with its bytes at hand in another form.
+    ///
+    /// # Errors
+    /// The first one of `form`'s.
+    pub fn try_map<E, F>(self, mut form: impl FnMut(D) -> Result<E, F>) -> Result<Taken<E>, F> {
+        let mut files = Vec::new();
+        for TakenFile { path, mode, content } in self.files {
+            files.push(TakenFile { path, mode, content: form(content)? });
+        }
+        let [stdout, stderr] = self.streams;
+        let streams = [stdout.map(&mut form).transpose()?, stderr.map(&mut form).transpose()?];
+        Ok(Taken { files, missing: self.missing, omitted: self.omitted, streams })
+    }
 }
 
 /// How a task ended.
@@ -49,6 +141,8 @@ pub struct Hits {
     pub processes: bool,
     /// A sample saw a process with its whole descriptor table in use.
     pub file_descriptors: bool,
+    /// More was written than was to be kept.
+    pub output: bool,
 }
 
 /// What the whole container used. Times in nanoseconds, sizes in bytes.
@@ -87,6 +181,17 @@ impl Report {
     }
 
     fn bare(outcome: Outcome) -> Self {
-        Self { outcome, stdout: Vec::new(), stderr: Vec::new(), usage: Usage::default(), hits: Hits::default() }
+        Self {
+            outcome,
+            stdout: Vec::new(),
+            stderr: Vec::new(),
+            merged: Vec::new(),
+            written: Written::default(),
+            usage: Usage::default(),
+            hits: Hits::default(),
+            timings: Timings::default(),
+            counters: Counters::default(),
+            ended_at: 0,
+        }
     }
 }

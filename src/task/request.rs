@@ -2,24 +2,36 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::content::ContentForms;
+#[expect(unused_imports, reason = "utoipa's value_type names it")]
+use super::content::FileForms;
 use super::image::{self, ImageId, ImageName, Offer};
-use super::json::{optional_object, unique_keys};
-use super::{Bounds, LimitRefusal, Limits, PathRefusal, WorkspacePath};
+use super::json::{objects, optional_object, unique_keys};
+use super::limits::Processors;
+use super::{
+    ArchiveFormat, Bounds, Compare, Content, FileRequest, LimitRefusal, Limits, OutputEncoding, OutputGlob,
+    PathRefusal, RunWhen, StepName, Stream, TransferBounds, WorkspacePath, cut,
+};
 
 /// The longest single string execve(2) takes (`MAX_ARG_STRLEN`: 32 pages), its NUL included.
 const ARGUMENT_BYTES: usize = 128 << 10;
-/// What arguments and environment may need together: execve(2) allows a quarter of the 8 MiB stack; some stays free.
+/// What arguments and environment may need together: execve(2) allows a quarter of an 8 MiB stack; some stays free.
 const ARGUMENTS_BYTES: usize = (2 << 20) - (64 << 10);
 /// What execve(2) adds for each string: its pointer.
 const POINTER_BYTES: usize = 8;
 /// The most files one task may bring.
-const FILES: usize = 1000;
+pub const FILES: usize = 1000;
+/// The most archives one task may bring.
+const ARCHIVES: usize = 10;
+/// The permissions of a file for which the client asks none: a script may be run at once, as one that was checked out.
+pub const FILE_MODE: u32 = 0o755;
 
 /// One command to run, with everything it needs.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "command": "python",
@@ -27,9 +39,22 @@ const FILES: usize = 1000;
     "files": {"script.py": "print('Hello from Python')"}
 }))]
 pub struct TaskRequest {
+    /// A name, unique in the request: others refer to it, and the result has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "compile")]
+    pub name: Option<StepName>,
     /// The program: a name looked up in the image's PATH, or a path inside the container.
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     #[schema(example = "echo")]
-    pub command: String,
+    pub command: Option<String>,
+    /// In place of `command`: a language of GET /languages, whose program is `code`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "python")]
+    pub language: Option<String>,
+    /// The program in that language: compiled, if the language is, then run with `args`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ContentForms>, example = "print(6 * 7)")]
+    pub code: Option<Content>,
     /// Its arguments, without the program's own name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(example = json!(["hello", "world"]))]
@@ -38,17 +63,158 @@ pub struct TaskRequest {
     #[serde(default, deserialize_with = "unique_keys", skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(example = json!({"CUSTOM_VAR": "value"}))]
     pub env: BTreeMap<String, String>,
+    /// What the task reads from its standard input; without it that is at its end at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ContentForms>, example = "1 2\n")]
+    pub stdin: Option<Content>,
     /// Files to put into the workspace before the start: relative path to content.
-    #[serde(default, deserialize_with = "unique_keys", skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(example = json!({"script.py": "print('Hello from Python')"}))]
-    pub files: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "unique_keys", skip_serializing)]
+    #[schema(value_type = BTreeMap<String, FileForms>, example = json!({"script.py": "print('Hello from Python')"}))]
+    pub files: BTreeMap<String, FileRequest>,
+    /// Archives to unpack into the workspace, before the files.
+    #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!([{"blob": "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0", "format": "tar.gz"}]))]
+    pub archives: Vec<ArchiveRequest>,
+    /// Files to give back, as globs of the workspace. One that ends in `?` may be missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["main", "out/**", "plot.png?"]))]
+    pub outputs: Vec<OutputGlob>,
+    /// How stdout and stderr become strings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_encoding: Option<OutputEncoding>,
+    /// What happens at `max_output_size`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_output_limit: Option<OnOutputLimit>,
+    /// true: stderr goes into stdout, in the order written. "beside": `output` has both in the order in which they arrived.
+    #[serde(default, deserialize_with = "merge_output", skip_serializing)]
+    #[schema(value_type = Option<MergeForms>)]
+    pub merge_output: Option<MergeOutput>,
+    /// Names of tasks that must have ended before this one starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>, example = json!(["compile"]))]
+    pub needs: Vec<StepName>,
+    /// How what it needs must have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_when: Option<RunWhen>,
+    /// With `connect`: connected streams that are to be in the result all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(example = json!(["stdout"]))]
+    pub record: Vec<Stream>,
+    /// What its output is compared with: the result has a verdict.
+    #[serde(default, deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    pub expect: Option<Expect>,
+    /// true: the same step need not be run again; it may be answered with what it left before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cache: bool,
+    /// true: the result tells more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detail: bool,
     /// Limits; what is left out comes from the server's defaults.
     #[serde(default, deserialize_with = "optional_object")]
     pub resource_limits: Option<ResourceLimits>,
+    /// Limits of the compilation; what is left out comes from the image's or the server's defaults.
+    #[serde(default, deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    pub compile_limits: Option<ResourceLimits>,
     /// The image to run in; without it the server's default image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "host")]
     pub image: Option<String>,
+}
+
+/// An archive to unpack into the workspace: content, its format, and where.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+#[schema(example = json!({"blob": "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0", "format": "tar.gz"}))]
+#[serde(try_from = "super::content::ArchiveKeys")]
+pub struct ArchiveRequest {
+    #[serde(flatten)]
+    #[schema(value_type = ContentForms)]
+    pub content: Content,
+    #[schema(value_type = String, example = "tar.gz")]
+    pub format: ArchiveFormat,
+    /// A directory of the workspace; without it, or ".", the workspace itself.
+    #[serde(skip)]
+    #[schema(value_type = Option<String>, example = ".")]
+    pub path: Option<WorkspacePath>,
+}
+
+/// What happens to a task that writes more than `max_output_size`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[schema(example = "kill")]
+#[serde(rename_all = "lowercase")]
+pub enum OnOutputLimit {
+    /// It is ended.
+    #[default]
+    Kill,
+    /// It runs on; the rest is read and dropped.
+    Discard,
+}
+
+/// Where stderr goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum MergeOutput {
+    #[default]
+    Apart,
+    /// Into stdout, by one pipe.
+    Into,
+    /// Apart; a third text has both as they arrived.
+    Beside,
+}
+
+/// As it is written.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = MergeOutput, example = true)]
+#[serde(untagged)]
+pub enum MergeForms {
+    /// true: stderr goes into stdout.
+    Whether(bool),
+    /// "beside".
+    Named(String),
+}
+
+/// Nothing, or a string: null stands for neither.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+fn merge_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MergeOutput>, D::Error> {
+    let expected = || D::Error::custom("expected true, false or \"beside\"");
+    match Option::<MergeForms>::deserialize(deserializer).map_err(|_| expected())? {
+        None => Ok(None),
+        Some(MergeForms::Whether(false)) => Ok(Some(MergeOutput::Apart)),
+        Some(MergeForms::Whether(true)) => Ok(Some(MergeOutput::Into)),
+        Some(MergeForms::Named(name)) if name == "beside" => Ok(Some(MergeOutput::Beside)),
+        Some(MergeForms::Named(_)) => Err(expected()),
+    }
+}
+
+/// What a task's output is compared with.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(example = json!({"stdout": "3\n", "compare": "tokens"}))]
+pub struct Expect {
+    /// The right output.
+    #[schema(value_type = ContentForms, example = "3\n")]
+    pub stdout: Content,
+    /// How they are compared.
+    #[serde(default)]
+    #[schema(value_type = CompareForms)]
+    pub compare: Compare,
+}
+
+/// How a program's output is compared with what was expected: by a word, or `{"float": 1e-6}`.
+#[derive(ToSchema)]
+#[schema(as = Compare, example = "tokens")]
+#[serde(untagged)]
+#[expect(dead_code, reason = "tells the OpenAPI document of Compare's forms")]
+pub enum CompareForms {
+    /// "exact", "lines" (without blanks at the end of lines, and blank lines at the end) or "tokens" (what is between white
+    /// space).
+    Word(String),
+    /// Tokens, of which numbers are compared by their absolute or relative difference.
+    Float {
+        #[schema(example = 1e-6)]
+        float: f64,
+    },
 }
 
 /// Limits of one task, in bytes and nanoseconds.
@@ -73,17 +239,106 @@ pub struct ResourceLimits {
     /// Bytes of stdout and stderr together.
     #[schema(example = 1048576)]
     pub max_output_size: Option<u64>,
+    /// Bytes of the main thread's stack; without it as much as of memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 8388608)]
+    pub stack_limit: Option<u64>,
+    /// Bytes of the files in the workspace, which count as memory, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 268435456)]
+    pub workspace_limit: Option<u64>,
+    /// Bytes of one file: a process that writes more gets SIGXFSZ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(example = 67108864)]
+    pub max_file_size: Option<u64>,
+    /// Processors it may use at once, such as 0.5; takes cgroup v2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<f64>, example = 0.5)]
+    pub cpus: Option<Processors>,
 }
 
-/// A task that can be run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Task {
+/// A task that can be run. `C` is its content: as the client gave it, or as it is at hand.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Task<C> {
     pub image: ImageId,
     pub command: String,
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
-    pub files: BTreeMap<WorkspacePath, String>,
+    pub files: BTreeMap<WorkspacePath, Node<C>>,
+    pub stdin: Option<C>,
     pub limits: Limits,
+    pub outputs: Outputs,
+    pub output: Output,
+}
+
+/// Something in the workspace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Node<C> {
+    /// `mode` when one was asked for.
+    File {
+        content: C,
+        mode: Option<u32>,
+    },
+    Directory,
+    Symlink(String),
+}
+
+impl<C> Node<C> {
+    /// The same with its content in another form.
+    ///
+    /// # Errors
+    /// `form`'s.
+    pub fn try_map<D, E>(self, form: impl FnOnce(C) -> Result<D, E>) -> Result<Node<D>, E> {
+        Ok(match self {
+            Self::File { content, mode } => Node::File { content: form(content)?, mode },
+            Self::Directory => Node::Directory,
+            Self::Symlink(target) => Node::Symlink(target),
+        })
+    }
+}
+
+/// The files that are taken when a task has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outputs {
+    pub globs: Vec<OutputGlob>,
+    pub bounds: TransferBounds,
+}
+
+/// What becomes of what a task writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Output {
+    pub on_limit: OnOutputLimit,
+    pub merge: MergeOutput,
+    /// Streams that other steps take: all of them, beyond the limit too.
+    pub handed_on: [bool; 2],
+}
+
+/// An archive that can be unpacked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Archive {
+    pub content: Content,
+    pub format: ArchiveFormat,
+    pub below: Option<WorkspacePath>,
+}
+
+/// A task as it was taken: what runs, and, if its language compiles, what is run before to make that.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    pub compile: Option<Box<Task<Content>>>,
+    pub run: Task<Content>,
+    /// Unpacked for the compilation if there is one, else for the task.
+    pub archives: Vec<Archive>,
+}
+
+/// How programs of a language are named, compiled and run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Language {
+    /// The file name a program gets.
+    pub file: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compile: Vec<String>,
+    pub run: Vec<String>,
 }
 
 /// Why a task that could be read will not be run.
@@ -99,8 +354,12 @@ pub enum Refusal {
     FileAndDirectory(String),
     #[error("{0} files are more than the {FILES} a task may bring")]
     ManyFiles(usize),
+    #[error("{0} archives are more than the {ARCHIVES} a task may bring")]
+    ManyArchives(usize),
     #[error("files of {size} bytes do not fit into the task's memory limit of {limit} bytes")]
     LargeFiles { size: u64, limit: u64 },
+    #[error("the link {path:?} to {target:?} leads out of the workspace")]
+    LinkLeadsOut { path: String, target: String },
     #[error("{0} holds a NUL byte")]
     Nul(&'static str),
     #[error("{what} of {size} bytes is longer than the {ARGUMENT_BYTES} the kernel takes")]
@@ -113,29 +372,134 @@ pub enum Refusal {
     ImageName(String),
     #[error("unknown image {name:?}: {hint}")]
     UnknownImage { name: String, hint: String },
+    #[error("unknown language {name:?}: {hint}")]
+    UnknownLanguage { name: String, hint: String },
+    #[error("the image {0:?} is not for a language: GET /languages lists those that are")]
+    NoLanguage(String),
+    #[error("{0:?} is where the code goes")]
+    CodePath(String),
 }
 
-impl Task {
-    /// Looks at everything that could keep `request` from running here. The command is known not to be empty.
+impl Job {
+    /// Looks at everything that could keep `request` from running here. That it has a command, or a language with its code,
+    /// is known.
     pub fn parse(
         request: TaskRequest,
         bounds: &Bounds,
         default_image: &ImageName,
         images: &[Offer],
     ) -> Result<Self, Refusal> {
-        let name = request.image.as_deref().map(ImageName::parse).transpose()?;
-        let image = image::find(name.as_ref().unwrap_or(default_image), images)?;
-        let limits = bounds.grant(&request.resource_limits.unwrap_or_default(), &image.limits)?;
-        check_strings(&request.command, &request.args, &request.env)?;
+        let image = choose_image(&request, default_image, images)?;
+        let asked = request.resource_limits.unwrap_or_default();
+        let limits = bounds.grant(&asked, &image.limits)?;
         let files = parse_files(request.files, &limits)?;
-        Ok(Self {
+        let archives = parse_archives(request.archives)?;
+        let output = Output {
+            on_limit: request.on_output_limit.unwrap_or_default(),
+            merge: request.merge_output.unwrap_or_default(),
+            handed_on: [false; 2],
+        };
+        let run = Task {
             image: image.id.clone(),
-            command: request.command,
+            command: request.command.unwrap_or_default(),
             args: request.args,
             env: request.env,
             files,
+            stdin: request.stdin,
             limits,
-        })
+            outputs: Outputs { globs: request.outputs, bounds: bounds.outputs },
+            output,
+        };
+        let job = match (request.language, request.code) {
+            (Some(_), Some(code)) => {
+                let compile_limits = bounds.grant(&request.compile_limits.unwrap_or_default(), &image.limits)?;
+                of_a_language(run, code, image, compile_limits)?
+            }
+            _ => (None, run),
+        };
+        for task in job.0.as_deref().into_iter().chain([&job.1]) {
+            check_strings(&task.command, &task.args, &task.env)?;
+        }
+        Ok(Self { compile: job.0, run: job.1, archives })
+    }
+}
+
+/// The compilation, if there is one, and what runs. A compilation takes all that the task brings, and everything that is in
+/// its workspace at its end is in that of the task.
+type Compiled = (Option<Box<Task<Content>>>, Task<Content>);
+
+fn of_a_language(run: Task<Content>, code: Content, image: &Offer, limits: Limits) -> Result<Compiled, Refusal> {
+    let language = image.language.as_ref().ok_or_else(|| Refusal::NoLanguage(image.id.name.clone().into()))?;
+    let path = WorkspacePath::parse(&language.file)?;
+    let mut files = run.files;
+    if files.insert(path, Node::File { content: code, mode: None }).is_some() {
+        return Err(Refusal::CodePath(language.file.clone()));
+    }
+    let (command, args) = split(&language.run);
+    let run = Task { command, args: args.into_iter().chain(run.args).collect(), files, ..run };
+    if language.compile.is_empty() {
+        return Ok((None, run));
+    }
+    let (command, args) = split(&language.compile);
+    let outputs = Outputs {
+        globs: vec![OutputGlob::everything()],
+        bounds: TransferBounds { count: FILES as u32, each: limits.workspace, total: limits.workspace },
+    };
+    let compile = Task {
+        command,
+        args,
+        env: run.env.clone(),
+        files: run.files,
+        stdin: None,
+        limits,
+        outputs,
+        output: Output { on_limit: OnOutputLimit::Discard, ..Output::default() },
+        image: run.image.clone(),
+    };
+    Ok((Some(Box::new(compile)), Task { files: BTreeMap::new(), ..run }))
+}
+
+/// A definition's command has at least its program.
+fn split(command: &[String]) -> (String, Vec<String>) {
+    command.split_first().map_or_else(Default::default, |(program, args)| (program.clone(), args.to_vec()))
+}
+
+fn choose_image<'a>(
+    request: &TaskRequest,
+    default_image: &ImageName,
+    images: &'a [Offer],
+) -> Result<&'a Offer, Refusal> {
+    if let Some(name) = &request.image {
+        return image::find(&ImageName::parse(name)?, images);
+    }
+    match &request.language {
+        None => image::find(default_image, images),
+        Some(language) => image::find_language(language, images),
+    }
+}
+
+impl<C> Task<C> {
+    /// The same with its content in another form.
+    ///
+    /// # Errors
+    /// The first one of `form`'s.
+    pub fn try_map<D, E>(self, mut form: impl FnMut(C) -> Result<D, E>) -> Result<Task<D>, E> {
+        let mut files = BTreeMap::new();
+        for (path, node) in self.files {
+            files.insert(path, node.try_map(&mut form)?);
+        }
+        let stdin = self.stdin.map(form).transpose()?;
+        let Self { image, command, args, env, limits, outputs, output, .. } = self;
+        Ok(Task { image, command, args, env, files, stdin, limits, outputs, output })
+    }
+
+    /// Every content it takes.
+    pub fn contents(&self) -> impl Iterator<Item = &C> {
+        let files = self.files.values().filter_map(|node| match node {
+            Node::File { content, .. } => Some(content),
+            _ => None,
+        });
+        files.chain(&self.stdin)
     }
 }
 
@@ -156,7 +520,7 @@ fn check_strings(command: &str, args: &[String], env: &BTreeMap<String, String>)
     }
     for (name, value) in env {
         if name.is_empty() || name.contains('=') {
-            return Err(Refusal::VariableName(name.chars().take(100).collect()));
+            return Err(Refusal::VariableName(cut(name)));
         }
         let nul = name.contains('\0') || value.contains('\0');
         check("an environment variable", name.len() + 1 + value.len(), nul)?;
@@ -164,36 +528,81 @@ fn check_strings(command: &str, args: &[String], env: &BTreeMap<String, String>)
     if total > ARGUMENTS_BYTES { Err(Refusal::LongArguments(total)) } else { Ok(()) }
 }
 
-fn parse_files(files: BTreeMap<String, String>, limits: &Limits) -> Result<BTreeMap<WorkspacePath, String>, Refusal> {
+fn parse_files(
+    files: BTreeMap<String, FileRequest>,
+    limits: &Limits,
+) -> Result<BTreeMap<WorkspacePath, Node<Content>>, Refusal> {
     if files.len() > FILES {
         return Err(Refusal::ManyFiles(files.len()));
     }
-    let size = files.values().map(|content| content.len() as u64).sum();
+    let size = files.values().map(FileRequest::size).sum();
     if size >= limits.memory {
         return Err(Refusal::LargeFiles { size, limit: limits.memory });
     }
     let mut parsed = BTreeMap::new();
-    for (key, content) in files {
+    for (key, file) in files {
         let path = WorkspacePath::parse(&key)?;
-        if parsed.insert(path, content).is_some() {
-            return Err(Refusal::DuplicatePath(key.chars().take(100).collect()));
+        let node = match file {
+            FileRequest::File { content, mode } => Node::File { content, mode },
+            FileRequest::Directory => Node::Directory,
+            FileRequest::Symlink(target) if path.leads_inside(&target) => Node::Symlink(target),
+            FileRequest::Symlink(target) => {
+                return Err(Refusal::LinkLeadsOut { path: cut(&key), target: cut(&target) });
+            }
+        };
+        if parsed.insert(path, node).is_some() {
+            return Err(Refusal::DuplicatePath(cut(&key)));
         }
     }
-    for path in parsed.keys() {
-        let clash = path.parents().find(|parent| WorkspacePath::parse(parent).is_ok_and(|p| parsed.contains_key(&p)));
-        if let Some(parent) = clash {
-            return Err(Refusal::FileAndDirectory(parent.chars().take(100).collect()));
-        }
-    }
+    check_parents(&parsed)?;
     Ok(parsed)
+}
+
+/// What has something below it must be a directory.
+///
+/// # Errors
+/// `FileAndDirectory` for what is not.
+pub fn check_parents<C>(files: &BTreeMap<WorkspacePath, Node<C>>) -> Result<(), Refusal> {
+    for path in files.keys() {
+        let clash = path.parents().find(|parent| {
+            WorkspacePath::parse(parent)
+                .is_ok_and(|parent| files.get(&parent).is_some_and(|node| !matches!(node, Node::Directory)))
+        });
+        if let Some(parent) = clash {
+            return Err(Refusal::FileAndDirectory(cut(parent)));
+        }
+    }
+    Ok(())
+}
+
+fn parse_archives(archives: Vec<ArchiveRequest>) -> Result<Vec<Archive>, Refusal> {
+    if archives.len() > ARCHIVES {
+        return Err(Refusal::ManyArchives(archives.len()));
+    }
+    let parse = |ArchiveRequest { content, format, path }| Archive { content, format, below: path };
+    Ok(archives.into_iter().map(parse).collect())
+}
+
+impl FileRequest {
+    /// Bytes that came with the request.
+    fn size(&self) -> u64 {
+        match self {
+            Self::File { content: Content::Bytes(bytes), .. } => bytes.len() as u64,
+            _ => 0,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::{Digest, Limits};
+    use crate::task::{Digest, Limits, MINIMUM};
 
-    fn parse(request: TaskRequest) -> Result<Task, Refusal> {
+    fn parse(request: TaskRequest) -> Result<Task<Content>, Refusal> {
+        job(request).map(|job| job.run)
+    }
+
+    fn job(request: TaskRequest) -> Result<Job, Refusal> {
         let limits = Limits {
             memory: 64 << 20,
             cpu_time: 1 << 30,
@@ -201,12 +610,29 @@ mod tests {
             processes: 10,
             file_descriptors: 100,
             output: 1 << 20,
+            workspace: 1 << 20,
+            ..MINIMUM
         };
+        let outputs = TransferBounds { count: 10, each: 100, total: 1000 };
         let host = ImageName::parse("host").unwrap();
         let id = ImageId { name: host.clone(), digest: Digest::new([0; 32]) };
         let asked = ResourceLimits { max_processes: Some(7), ..ResourceLimits::default() };
-        let offers = [Offer { id, limits: asked }];
-        Task::parse(request, &Bounds { default: limits.clone(), max: limits }, &host, &offers)
+        let language = |compile: &[&str]| Language {
+            file: "main.x".into(),
+            compile: compile.iter().map(|&arg| arg.to_owned()).collect(),
+            run: vec!["run".into(), "it".into()],
+        };
+        let offer = |name: &str, language| Offer {
+            id: ImageId { name: ImageName::parse(name).unwrap(), ..id.clone() },
+            limits: asked.clone(),
+            language,
+        };
+        let offers = [
+            offer("host", None),
+            offer("script", Some(language(&[]))),
+            offer("compiled", Some(language(&["cc", "main.x"]))),
+        ];
+        Job::parse(request, &Bounds { default: limits.clone(), max: limits, outputs }, &host, &offers)
     }
 
     fn request(json: serde_json::Value) -> TaskRequest {
@@ -238,10 +664,55 @@ mod tests {
             json!({"command": "a", "files": {"a": "", "a/b": ""}}),
             "file path \"a\" is both a file and a directory",
         );
-        refused(json!({"command": "a", "image": "nope"}), "unknown image \"nope\": this server has host");
+        refused(
+            json!({"command": "a", "image": "nope"}),
+            "unknown image \"nope\": this server has host, script, compiled",
+        );
         refused(
             json!({"command": "a", "args": ["x".repeat(128 << 10)]}),
             "an argument of 131072 bytes is longer than the 131072 the kernel takes",
+        );
+    }
+
+    #[test]
+    fn a_language_is_a_command_of_its_image() {
+        use serde_json::json;
+        let run = json!({"language": "script", "code": "x", "args": ["a"], "files": {"f": "y"}});
+        let Job { compile, run, .. } = job(request(run)).unwrap();
+        assert!(compile.is_none());
+        assert_eq!((run.command.as_str(), run.args, run.files.len()), ("run", vec!["it".into(), "a".into()], 2));
+        let both = json!({"language": "compiled", "code": "x", "files": {"f": "y"}, "stdin": "z",
+            "compile_limits": {"max_processes": 5}, "resource_limits": {"max_processes": 2}});
+        let Job { compile, run, .. } = job(request(both)).unwrap();
+        let compile = compile.unwrap();
+        assert_eq!((compile.command.as_str(), compile.files.len(), compile.limits.processes), ("cc", 2, 5));
+        assert!(compile.stdin.is_none() && run.stdin.is_some());
+        assert_eq!((run.command.as_str(), run.files.len(), run.limits.processes), ("run", 0, 2));
+        refused(json!({"language": "scrip", "code": ""}), "unknown language \"scrip\": did you mean script?");
+        refused(
+            json!({"language": "x", "image": "host", "code": ""}),
+            "the image \"host\" is not for a language: GET /languages lists those that are",
+        );
+        refused(
+            json!({"language": "script", "code": "", "files": {"main.x": ""}}),
+            "\"main.x\" is where the code goes",
+        );
+    }
+
+    #[test]
+    fn files_are_more_than_text() {
+        use serde_json::json;
+        let files =
+            json!({"d": {"directory": true}, "d/l": {"symlink": "../f"}, "f": {"base64": "AP8=", "mode": "0600"}});
+        let task = parse(request(json!({"command": "a", "files": files}))).unwrap();
+        assert_eq!(task.files.len(), 3);
+        refused(
+            json!({"command": "a", "files": {"l": {"symlink": "../x"}}}),
+            "the link \"l\" to \"../x\" leads out of the workspace",
+        );
+        refused(
+            json!({"command": "a", "files": {"l": {"symlink": "x"}, "l/f": ""}}),
+            "file path \"l\" is both a file and a directory",
         );
     }
 

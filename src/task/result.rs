@@ -1,9 +1,11 @@
 //! The API's form of a [`Report`]: status, exit code, error and the flags all come from it, here and nowhere else.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Limit, Outcome, Report, Usage};
+use super::{Limit, Limits, Omitted, Outcome, OutputEncoding, Processors, Report, StepName, Text, Usage};
 
 /// How a task ended, in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -25,24 +27,210 @@ pub enum Status {
 }
 
 /// What came of one task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TaskResult {
+    /// The task's name, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "compile")]
+    pub name: Option<StepName>,
     pub status: Status,
     /// The command's exit status; 128+n when signal n ended it, 127 when it was not found, null when Faber ended it or
     /// it never ran.
     #[schema(example = 0)]
     pub exit_code: Option<i32>,
-    /// What it wrote to standard output; null when nothing. Bytes that are not UTF-8 come as U+FFFD.
+    /// What it wrote to standard output; null when nothing. Bytes that are not UTF-8 come as `output_encoding` says.
     #[schema(example = "hello world\n")]
-    pub stdout: Option<String>,
+    pub stdout: Option<Text>,
     /// What it wrote to standard error; null when nothing.
     #[schema(example = json!(null))]
-    pub stderr: Option<String>,
+    pub stderr: Option<Text>,
     /// Why it did not end well, where there is more to say than the exit code.
     #[schema(example = json!(null))]
     pub error: Option<String>,
     pub resource_usage: ResourceUsage,
     pub resource_limits_exceeded: LimitsExceeded,
+    /// With `merge_output` "beside": stdout and stderr in the order in which they arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Text>, example = "hello world\n")]
+    pub output: Option<Option<Text>>,
+    /// With `outputs`: the files, by path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!({"out.txt": {"size": 3, "mode": "0644",
+        "sha256": "98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4", "text": "hi\n"}}))]
+    pub files: Option<BTreeMap<String, FileResult>>,
+    /// The globs of `outputs` that nothing matched although it had to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = json!(["plot.png"]))]
+    pub missing_outputs: Option<Vec<String>>,
+    /// Files that matched and are not given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted_outputs: Option<Omitted>,
+    /// With `language`: what came of the compilation; null where nothing is compiled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(no_recursion, value_type = Option<TaskResult>, example = json!(null))]
+    pub compile: Option<Compilation>,
+    /// true: it was not run again, since the same step was run before; usage is that of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub cached: Option<bool>,
+    /// With `expect`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// With `expect` or in a judgement: what there is to say of the verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "line 1: expected \"3\", got \"4\"")]
+    pub message: Option<Option<String>>,
+    /// With `connect`: whether it was the first of its pipes to end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = true)]
+    pub ended_first: Option<bool>,
+    #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Detail>,
+}
+
+/// A compilation's result; None where nothing is compiled.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Compilation(pub Option<Box<TaskResult>>);
+
+/// A judge's word for a program's run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(example = "Accepted")]
+pub enum Verdict {
+    Accepted,
+    WrongAnswer,
+    CompileError,
+    /// CPU or wall time.
+    TimeLimitExceeded,
+    MemoryLimitExceeded,
+    OutputLimitExceeded,
+    RuntimeError,
+    /// Not run, since a case before failed.
+    Skipped,
+    /// The checker or the interactor failed.
+    CheckerError,
+    NotExecuted,
+}
+
+/// A file that a task left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FileResult {
+    /// Bytes.
+    #[schema(example = 3)]
+    pub size: u64,
+    /// Its permissions, in octal.
+    #[schema(example = "0644")]
+    pub mode: String,
+    /// Of its bytes, in hexadecimal.
+    #[schema(example = "98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")]
+    pub sha256: String,
+    /// Its bytes where they are UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "hi\n")]
+    pub text: Option<String>,
+    /// Its bytes where they are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "AAEC/w==")]
+    pub base64: Option<String>,
+    /// In place of both where it is larger than `outputs.inline_limit`: GET /blobs/BLOB has the bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")]
+    pub blob: Option<String>,
+}
+
+/// What a result tells with `"detail": true`. What a kernel cannot tell is null.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Detail {
+    /// The signal that ended the command.
+    #[schema(example = "SIGSEGV")]
+    pub signal: Option<String>,
+    /// Bytes written in all.
+    #[schema(example = 12)]
+    pub stdout_bytes: u64,
+    #[schema(example = 0)]
+    pub stderr_bytes: u64,
+    pub stdout_truncated: bool,
+    pub stderr_truncated: bool,
+    pub timings: DetailedTimings,
+    pub limits: DetailedLimits,
+    pub counters: DetailedCounters,
+}
+
+/// Where the time went, in nanoseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DetailedTimings {
+    /// Waiting for its turn.
+    #[schema(example = 20000)]
+    pub queued_ns: u64,
+    /// From its turn to the start of the command.
+    #[schema(example = 400000)]
+    pub setup_ns: u64,
+    /// The command.
+    #[schema(example = 1100000)]
+    pub run_ns: u64,
+    /// From its end until everything was taken.
+    #[schema(example = 200000)]
+    pub collect_ns: u64,
+}
+
+/// All limits that were in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DetailedLimits {
+    #[schema(example = 536870912)]
+    pub memory_limit: u64,
+    #[schema(example = 30000000000u64)]
+    pub cpu_time_limit: u64,
+    #[schema(example = 60000000000u64)]
+    pub wall_time_limit: u64,
+    #[schema(example = 10)]
+    pub max_processes: u64,
+    #[schema(example = 100)]
+    pub max_file_descriptors: u64,
+    #[schema(example = 1048576)]
+    pub max_output_size: u64,
+    #[schema(example = 536870912)]
+    pub stack_limit: u64,
+    #[schema(example = 268435456)]
+    pub workspace_limit: u64,
+    /// null: none.
+    #[schema(example = json!(null))]
+    pub max_file_size: Option<u64>,
+    /// null: what there is.
+    #[schema(value_type = Option<f64>, example = json!(null))]
+    pub cpus: Option<Processors>,
+}
+
+/// What the kernel counted of the whole container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DetailedCounters {
+    #[schema(example = 0)]
+    pub oom_kills: Option<u64>,
+    #[schema(example = 0)]
+    pub forks_refused: Option<u64>,
+    /// Page faults without and with I/O.
+    #[schema(example = 120)]
+    pub minor_faults: Option<u64>,
+    #[schema(example = 0)]
+    pub major_faults: Option<u64>,
+    /// Context switches.
+    #[schema(example = 1)]
+    pub voluntary_switches: Option<u64>,
+    #[schema(example = 0)]
+    pub involuntary_switches: Option<u64>,
+    /// Nanoseconds in which it had used up its `cpus`.
+    #[schema(example = json!(null))]
+    pub throttled_ns: Option<u64>,
+}
+
+/// How a report is told.
+#[derive(Debug, Clone, Default)]
+pub struct Form {
+    pub name: Option<StepName>,
+    pub encoding: OutputEncoding,
+    /// Whether `output` has both streams.
+    pub beside: bool,
+    /// With details: under which limits it ran, and nanoseconds in the queue.
+    pub detail: Option<(Limits, u64)>,
 }
 
 /// What the whole container used.
@@ -92,10 +280,21 @@ pub struct LimitsExceeded {
     pub output_limit_exceeded: bool,
 }
 
-impl From<Report> for TaskResult {
-    fn from(report: Report) -> Self {
+impl Status {
+    /// The word for how a task ended.
+    pub fn of(report: &Report) -> Self {
+        verdict(report).0
+    }
+}
+
+impl TaskResult {
+    /// A report as it is told in this form; what a task left is added by who has it.
+    pub fn new(report: Report, form: Form) -> Self {
         let (status, exit_code, error) = verdict(&report);
+        let detail = form.detail.map(|(limits, queued)| Detail::new(&report, &limits, queued));
+        let text = |bytes| form.encoding.encode(bytes);
         Self {
+            name: form.name,
             status,
             exit_code,
             error,
@@ -103,6 +302,71 @@ impl From<Report> for TaskResult {
             resource_limits_exceeded: exceeded(&report),
             stdout: text(report.stdout),
             stderr: text(report.stderr),
+            output: form.beside.then(|| text(report.merged)),
+            files: None,
+            missing_outputs: None,
+            omitted_outputs: None,
+            compile: None,
+            cached: None,
+            verdict: None,
+            message: None,
+            ended_first: None,
+            detail,
+        }
+    }
+}
+
+impl From<Report> for TaskResult {
+    fn from(report: Report) -> Self {
+        Self::new(report, Form::default())
+    }
+}
+
+impl Detail {
+    fn new(report: &Report, limits: &Limits, queued: u64) -> Self {
+        let Report { stdout, stderr, written, timings, counters, .. } = report;
+        Self {
+            signal: match report.outcome {
+                Outcome::Signalled(signal) => Some(signal_short(signal)),
+                _ => None,
+            },
+            stdout_bytes: written.stdout,
+            stderr_bytes: written.stderr,
+            stdout_truncated: written.stdout > stdout.len() as u64,
+            stderr_truncated: written.stderr > stderr.len() as u64,
+            timings: DetailedTimings {
+                queued_ns: queued,
+                setup_ns: timings.setup,
+                run_ns: timings.run,
+                collect_ns: timings.collect,
+            },
+            limits: limits.into(),
+            counters: DetailedCounters {
+                oom_kills: counters.oom_kills,
+                forks_refused: counters.forks_refused,
+                minor_faults: counters.minor_faults,
+                major_faults: counters.major_faults,
+                voluntary_switches: counters.voluntary_switches,
+                involuntary_switches: counters.involuntary_switches,
+                throttled_ns: counters.throttled,
+            },
+        }
+    }
+}
+
+impl From<&Limits> for DetailedLimits {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            memory_limit: limits.memory,
+            cpu_time_limit: limits.cpu_time,
+            wall_time_limit: limits.wall_time,
+            max_processes: limits.processes,
+            max_file_descriptors: limits.file_descriptors,
+            max_output_size: limits.output,
+            stack_limit: limits.stack.unwrap_or(limits.memory),
+            workspace_limit: limits.workspace,
+            max_file_size: limits.file_size,
+            cpus: limits.cpus.map(Into::into),
         }
     }
 }
@@ -156,13 +420,8 @@ fn exceeded(report: &Report) -> LimitsExceeded {
         wall_time_limit_exceeded: stopped_by(Limit::WallTime),
         process_limit_exceeded: report.hits.processes,
         file_descriptor_limit_exceeded: report.hits.file_descriptors,
-        output_limit_exceeded: stopped_by(Limit::Output),
+        output_limit_exceeded: report.hits.output || stopped_by(Limit::Output),
     }
-}
-
-fn text(bytes: Vec<u8>) -> Option<String> {
-    let text = String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
-    (!text.is_empty()).then_some(text)
 }
 
 impl From<Usage> for ResourceUsage {
@@ -182,16 +441,24 @@ impl From<Usage> for ResourceUsage {
     }
 }
 
-/// `signal 9 (SIGKILL)`; the names of signal(7) on x86-64 and arm64.
+/// `signal 9 (SIGKILL)`.
 fn signal_name(signal: i32) -> String {
+    match signal_short(signal) {
+        name if name.starts_with("SIG") => format!("signal {signal} ({name})"),
+        name => format!("signal {name}"),
+    }
+}
+
+/// `SIGKILL`; the names of signal(7) on x86-64 and arm64, or else the number.
+fn signal_short(signal: i32) -> String {
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
         "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
         "WINCH", "IO", "PWR", "SYS",
     ];
     match usize::try_from(signal - 1).ok().and_then(|at| NAMES.get(at)) {
-        Some(name) => format!("signal {signal} (SIG{name})"),
-        None => format!("signal {signal}"),
+        Some(name) => format!("SIG{name}"),
+        None => signal.to_string(),
     }
 }
 
@@ -227,7 +494,7 @@ mod tests {
 
     #[test]
     fn a_hit_limit_counts_only_when_the_task_failed_too() {
-        let hits = Hits { processes: true, file_descriptors: false };
+        let hits = Hits { processes: true, ..Hits::default() };
         assert_eq!(result(Outcome::Exited(0), hits).status, Status::Success);
         let failed = result(Outcome::Exited(1), hits);
         assert_eq!(failed.status, Status::ResourceLimitExceeded);
@@ -239,11 +506,5 @@ mod tests {
         assert_eq!(signal_name(9), "signal 9 (SIGKILL)");
         assert_eq!(signal_name(31), "signal 31 (SIGSYS)");
         assert_eq!(signal_name(34), "signal 34");
-    }
-
-    #[test]
-    fn output_that_is_not_utf8_is_decoded_and_empty_output_is_null() {
-        assert_eq!(text(b"a\xffb".to_vec()).as_deref(), Some("a\u{fffd}b"));
-        assert_eq!(text(Vec::new()), None);
     }
 }

@@ -37,9 +37,13 @@ fn dependencies_point_one_way() {
     only("crate::builder", &["cli", "builder"]);
     only("crate::cli", &["cli"]);
     only("crate::sandbox", &["builder", "cli", "keeper", "needs.rs", "runner", "sandbox"]);
-    only("crate::scheduler", &["api", "cli", "scheduler"]);
+    only("crate::scheduler", &["api", "cli", "execution", "judge", "scheduler"]);
+    only("crate::execution", &["api", "cli", "execution", "judge"]);
+    only("crate::judge", &["api", "cli", "judge"]);
+    only("crate::graph", &["execution", "graph"]);
+    only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper"]);
-    only("tokio::", &["api", "cli", "scheduler", "image/oci/registry.rs"]);
+    only("tokio::", &["api", "cli", "execution", "judge", "scheduler", "image/oci/registry.rs"]);
     only("oci_client::", &["image/oci"]);
     only("sd_notify::", &["keeper/manager.rs"]);
     only("anyhow", &["cli"]);

@@ -36,7 +36,10 @@ fn requests_that_cannot_be_read_are_refused_with_the_place() {
         (r#"{"tasks": [{"command": "a", "env": []}]}"#, "tasks[0].env: invalid type: sequence"),
         (r#"{"tasks": [{"command": "a", "env": {"A": 1}}]}"#, "invalid type: integer `1`, expected a string"),
         (r#"{"tasks": [{"command": "a", "env": {"A": "1", "A": "2"}}]}"#, "duplicate key `A`"),
-        (r#"{"tasks": [{"command": "a", "files": {"f": ["x"]}}]}"#, "invalid type: sequence, expected a string"),
+        (
+            r#"{"tasks": [{"command": "a", "files": {"f": ["x"]}}]}"#,
+            "invalid type: sequence, expected text, or an object of a file",
+        ),
         (r#"{"tasks": [{"command": "a", "files": {"f": "", "f": ""}}]}"#, "duplicate key `f`"),
         (r#"{"tasks": [{"command": "a", "image": 1}]}"#, "tasks[0].image: invalid type: integer"),
         (r#"{"tasks": [{"command": "a", "resource_limits": []}]}"#, "tasks[0].resource_limits"),

@@ -387,7 +387,7 @@ fn faber_run_is_the_task_to_its_caller() {
     assert_eq!(run(&["--wall-time", "200ms", "--", "sleep", "60"]).0, 124);
     assert_eq!(run(&["--cpu-time", "200ms", "--", "bash", "-c", "while :; do :; done"]).0, 124);
     assert_eq!(run(&["--memory", "16M", "--", "tail", "/dev/zero"]).0, 137);
-    assert_eq!(run(&["--output", "10", "--", "yes"]).0, 125);
+    assert_eq!(run(&["--max-output", "10", "--", "yes"]).0, 125);
     assert_eq!(run(&["--", "no-such-command"]).0, 127);
     assert_eq!(run(&["--", "/etc"]).0, 126);
     assert_eq!(run(&["--", "bash", "-c", "kill -TERM $$"]).0, 143);
@@ -411,7 +411,7 @@ fn what_faber_was_started_with_does_not_show_in_a_task() {
         .env("SECRET", "sesame")
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "0022\n8192\n755\n644\n");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "0022\n524288\n755\n644\n");
 }
 
 #[test]

@@ -69,11 +69,13 @@ type Result<T> = std::result::Result<T, CgroupError>;
 pub struct GroupLimits {
     memory: u64,
     processes: u64,
+    /// In place of the share that all containers have.
+    cpus: Option<Cpus>,
 }
 
 impl From<&Limits> for GroupLimits {
-    fn from(&Limits { memory, processes, .. }: &Limits) -> Self {
-        Self { memory, processes }
+    fn from(&Limits { memory, processes, cpus, .. }: &Limits) -> Self {
+        Self { memory, processes, cpus }
     }
 }
 
@@ -134,8 +136,10 @@ pub struct Measured {
     pub memory_current: u64,
     /// Without the init; at least 1.
     pub processes: u64,
-    /// A fork was refused by pids.max.
-    pub forks_refused: bool,
+    /// How many forks were refused by pids.max.
+    pub forks_refused: u64,
+    /// Nanoseconds in which the share of the processors was used up, where there is one.
+    pub throttled: Option<u64>,
 }
 
 /// Which of the two interfaces holds the controllers on this machine.

@@ -101,6 +101,9 @@ impl Cgroup for Group {
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {
+        if limits.cpus.is_some() {
+            return Err(CgroupError::NoShares);
+        }
         // Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
         let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
         let has_swap = with_swap.exists();
@@ -147,7 +150,8 @@ impl Cgroup for Group {
             memory_peak: read_number(&self.memory.join("memory.max_usage_in_bytes"))?,
             memory_current: read_number(&self.memory.join("memory.usage_in_bytes"))?,
             processes: processes_peak(&self.pids)?,
-            forks_refused: read_keyed(&self.pids.join("pids.events"), "max")? > 0,
+            forks_refused: read_keyed(&self.pids.join("pids.events"), "max")?,
+            throttled: None,
         })
     }
 

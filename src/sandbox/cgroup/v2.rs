@@ -205,6 +205,26 @@ impl Group {
         self.dir.join(name)
     }
 
+    /// Puts a share of the processors in force, and reads it back.
+    fn share(&self, Cpus(thousandths): Cpus) -> Result<()> {
+        let (file, quota) = (self.file("cpu.max"), u64::from(thousandths.get()) * CPU_PERIOD / 1000);
+        let wanted = format!("{quota} {CPU_PERIOD}");
+        write(&file, &wanted)?;
+        let found = read(&file)?;
+        if found.trim() == wanted {
+            return Ok(());
+        }
+        Err(CgroupError::NotInForce { path: file, wanted: quota, found: found.trim().to_owned() })
+    }
+
+    /// Has the cpu controller handed down to this group and its like: without a task that asks for a share nobody pays for it.
+    fn hand_down_cpu(&self) -> Result<()> {
+        // <top>/faber/<instance>/<container>
+        let mut above: Vec<&Path> = self.dir.ancestors().skip(1).take(3).collect();
+        above.reverse();
+        above.into_iter().try_for_each(|dir| enable(dir, ["cpu"].into_iter()))
+    }
+
     /// Of the descriptor that has reset it (since 6.12), else of the group (since 5.19), else what is in use now.
     fn memory_peak(&self, current: u64) -> u64 {
         let since_reset = self.peak.get().and_then(|mut file| {
@@ -220,15 +240,7 @@ impl Group {
 impl Cgroup for Group {
     fn make(&self, cpus: Option<Cpus>) -> Result<()> {
         create(&self.dir)?;
-        let Some(Cpus(thousandths)) = cpus else { return Ok(()) };
-        let (file, quota) = (self.file("cpu.max"), u64::from(thousandths.get()) * CPU_PERIOD / 1000);
-        let wanted = format!("{quota} {CPU_PERIOD}");
-        write(&file, &wanted)?;
-        let found = read(&file)?;
-        if found.trim() == wanted {
-            return Ok(());
-        }
-        Err(CgroupError::NotInForce { path: file, wanted: quota, found: found.trim().to_owned() })
+        cpus.map_or(Ok(()), |cpus| self.share(cpus))
     }
 
     fn entrances(&self) -> Result<Vec<File>> {
@@ -244,7 +256,12 @@ impl Cgroup for Group {
         }
         // A container that ran out of memory ends as a whole, not by whichever process the kernel finds largest.
         enforce_exactly(&self.file("memory.oom.group"), 1)?;
-        enforce_exactly(&self.file("pids.max"), limits.processes + INIT_PROCESSES)
+        enforce_exactly(&self.file("pids.max"), limits.processes + INIT_PROCESSES)?;
+        let Some(cpus) = limits.cpus else { return Ok(()) };
+        if !self.file("cpu.max").exists() {
+            self.hand_down_cpu().map_err(|_| CgroupError::NoShares)?;
+        }
+        self.share(cpus)
     }
 
     fn reset_peaks(&self) {
@@ -282,7 +299,11 @@ impl Cgroup for Group {
             memory_peak: self.memory_peak(memory_current),
             memory_current,
             processes: processes_peak(&self.dir)?,
-            forks_refused: read_keyed(&self.file("pids.events"), "max")? > 0,
+            forks_refused: read_keyed(&self.file("pids.events"), "max")?,
+            // Only with the cpu controller.
+            throttled: read_keyed(&self.file("cpu.stat"), "throttled_usec")
+                .ok()
+                .map(|microseconds| microseconds * 1000),
         })
     }
 

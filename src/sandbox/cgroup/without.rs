@@ -64,6 +64,9 @@ impl Cgroup for Group {
     }
 
     fn apply(&self, limits: &GroupLimits) -> Result<()> {
+        if limits.cpus.is_some() {
+            return Err(super::CgroupError::NoShares);
+        }
         self.limit.set(Some(limits.memory));
         Ok(())
     }
@@ -96,7 +99,8 @@ impl Cgroup for Group {
             memory_peak: self.memory_peak.get(),
             memory_current,
             processes: self.processes_peak.get().max(1),
-            forks_refused: false,
+            forks_refused: 0,
+            throttled: None,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -17,9 +17,6 @@ use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
 use crate::sandbox::seccomp::Filter;
-
-/// Bytes of the main thread's stack, where the hard limit allows as much.
-const STACK: u64 = 8 << 20;
 
 pub struct Child<'a> {
     /// Whom it becomes, without capabilities; None for a build step, which stays root of its user namespace.
@@ -58,18 +55,21 @@ impl Child<'_> {
 }
 
 /// Waits for the command and becomes it. What this takes of the CPU is the set-up's, not the task's.
-fn start(control: BorrowedFd<'_>, mut commands: UnixStream) -> Failure {
+fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     let ready = nanoseconds(ClockId::ProcessCPUTime);
     // recv(2), not read(2): nothing before the exec is I/O of the task.
-    let command: Command = match frame::receive(&mut commands) {
-        Ok(Some(command)) => command,
+    let (command, descriptors): (Command, _) = match frame::receive_with(&commands) {
+        Ok(Some(received)) => received,
         Ok(None) => return Failure { step: Step::Receive, errno: libc::EPIPE },
         Err(error) => return at(Step::Receive)(error),
     };
-    let Command { argv, env, path, directory, file_descriptors, cpu_seconds, of_its_own } = command;
-    if let Err(error) = limit(file_descriptors, cpu_seconds).and_then(|()| of_its_own.map_or(Ok(()), limit_by_itself)) {
+    if let Err(error) = replace(&command, &descriptors) {
+        return at(Step::Redirect)(error);
+    }
+    if let Err(error) = limit(&command).and_then(|()| command.of_its_own.map_or(Ok(()), limit_by_itself)) {
         return at(Step::Limits)(error);
     }
+    let Command { argv, env, path, directory, .. } = command;
     // As the user, who may not enter every directory.
     if let Err(errno) = chdir(directory.as_str()) {
         return at(Step::Directory)(errno.into());
@@ -78,7 +78,8 @@ fn start(control: BorrowedFd<'_>, mut commands: UnixStream) -> Failure {
     let argv = strings(argv);
     let env = strings(env.into_iter().map(|(name, value)| format!("{name}={value}")));
     let set_up = nanoseconds(ClockId::ProcessCPUTime).saturating_sub(ready);
-    notify(control, Notice::Started { at: nanoseconds(ClockId::Monotonic), set_up });
+    let used = kernel::used_by_itself();
+    notify(control, Notice::Started { at: nanoseconds(ClockId::Monotonic), set_up, used });
     execute(&candidates, &argv, &env)
 }
 
@@ -114,17 +115,35 @@ fn limit_what_never_changes() -> io::Result<()> {
     // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
     // have 0 for good, as sudo gives it.
     let core = getrlimit(Resource::Core).maximum.map_or(1, |maximum| maximum.min(1));
-    enforce(Resource::Core, both(core))?;
-    // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
-    let stack = getrlimit(Resource::Stack);
-    let size = stack.maximum.map_or(STACK, |maximum| maximum.min(STACK));
-    enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })
+    enforce(Resource::Core, both(core))
 }
 
-fn limit(file_descriptors: u64, cpu_seconds: u64) -> io::Result<()> {
-    enforce(Resource::Nofile, both(file_descriptors))?;
+/// Puts what came with the command in the place of its standard descriptors; all others are close-on-exec.
+fn replace(command: &Command, descriptors: &[OwnedFd]) -> io::Result<()> {
+    for (descriptor, place) in descriptors.iter().zip(&command.replaced) {
+        match place {
+            0 => rustix::stdio::dup2_stdin(descriptor)?,
+            1 => rustix::stdio::dup2_stdout(descriptor)?,
+            _ => rustix::stdio::dup2_stderr(descriptor)?,
+        }
+    }
+    if command.merged {
+        rustix::stdio::dup2_stderr(rustix::stdio::stdout())?;
+    }
+    Ok(())
+}
+
+fn limit(command: &Command) -> io::Result<()> {
+    enforce(Resource::Nofile, both(command.file_descriptors))?;
+    // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
+    let stack = getrlimit(Resource::Stack);
+    let size = stack.maximum.map_or(command.stack, |maximum| maximum.min(command.stack));
+    enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })?;
+    if let Some(size) = command.file_size {
+        enforce(Resource::Fsize, both(size))?;
+    }
     // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
-    enforce(Resource::Cpu, Rlimit { current: Some(cpu_seconds), maximum: Some(cpu_seconds + 1) })
+    enforce(Resource::Cpu, Rlimit { current: Some(command.cpu_seconds), maximum: Some(command.cpu_seconds + 1) })
 }
 
 /// Behind the watch, which is to be first to see too much memory: its limit is on what is used, this on what is asked for.

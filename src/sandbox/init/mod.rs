@@ -136,16 +136,20 @@ impl Init {
             // At once: what is left to end is not the task's time.
             Some(status) => {
                 let alone = !has_children();
-                notify(control, Notice::Exited { status, alone });
+                notify(control, Notice::Exited { status, alone, used: kernel::used_by_children() });
                 if !alone {
                     end_all(task);
-                    notify(control, Notice::Alone);
+                    notify(control, Notice::Alone { used: kernel::used_by_children() });
                 }
             }
-            None => match end_all(task) {
-                Some(status) => notify(control, Notice::Exited { status, alone: true }),
-                None => notify(control, Notice::Alone),
-            },
+            None => {
+                let status = end_all(task);
+                let used = kernel::used_by_children();
+                match status {
+                    Some(status) => notify(control, Notice::Exited { status, alone: true, used }),
+                    None => notify(control, Notice::Alone { used }),
+                }
+            }
         }
         // What the end of this process takes is not what the runner's answer waits for.
         while !matches!((&*control).read(&mut [0; 512]), Ok(0) | Err(_)) {}
@@ -164,8 +168,8 @@ impl Init {
             // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
             let mut fds = [nix::poll::PollFd::new(control.as_fd(), nix::poll::PollFlags::POLLIN)];
             match nix::poll::ppoll(&mut fds, None, Some(SigSet::empty())) {
-                Ok(_) => match frame::receive::<Files>(&mut &*control) {
-                    Ok(Some(files)) => self.place(&files, control),
+                Ok(_) => match frame::receive_with::<Files>(control) {
+                    Ok(Some((files, descriptors))) => self.place(&files, &descriptors, control),
                     Ok(None) | Err(_) => return None,
                 },
                 Err(nix::errno::Errno::EINTR) => {}
@@ -175,11 +179,11 @@ impl Init {
     }
 
     /// Writes the task's files as its user.
-    fn place(&self, files: &Files, control: &UnixStream) {
+    fn place(&self, files: &Files, descriptors: &[OwnedFd], control: &UnixStream) {
         if let Some(User { uid, gid }) = self.user() {
             kernel::set_fs_ids(uid, gid);
         }
-        let placed = place::files(WORKSPACE, files, control).map_err(at(Step::Files));
+        let placed = place::files(WORKSPACE, files, descriptors, control).map_err(at(Step::Files));
         kernel::set_fs_ids(0, 0);
         let notice = match placed {
             Ok(()) => Notice::Placed,

@@ -3,41 +3,85 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, open, openat2};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, mkdirat, open, openat2, symlinkat};
 
-use crate::task::WorkspacePath;
+use super::wire::{Files, Source};
+use crate::task::{FILE_MODE, Node};
 
-/// Makes `files`, each of which has so many of the next bytes of `contents`.
+const CHUNK: usize = 256 << 10;
+
+/// Makes `files`; the bytes of some are the next of `contents`, those of others in one of `descriptors`.
 ///
 /// # Errors
 /// The first file that could not be made: ENOSPC when the workspace is full.
-pub fn files(workspace: &str, files: &[(WorkspacePath, u64)], mut contents: impl Read) -> io::Result<()> {
+pub fn files(workspace: &str, files: &Files, descriptors: &[OwnedFd], mut contents: impl Read) -> io::Result<()> {
     if files.is_empty() {
         return Ok(());
     }
     let root = open(workspace, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    for (path, length) in files {
+    for (path, node) in files {
         for parent in path.parents() {
             directory(&root, parent)?;
         }
-        // 0755: a script may be run at once, as one that was checked out would be.
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let mut file = File::from(beneath(&root, path.as_str(), flags, Mode::from_raw_mode(0o755))?);
-        if io::copy(&mut contents.by_ref().take(*length), &mut file)? != *length {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        match node {
+            Node::Directory => directory(&root, path.as_str())?,
+            Node::Symlink(target) => {
+                let (parent, name) = parent(&root, path.as_str())?;
+                symlinkat(target.as_str(), parent, name)?;
+            }
+            Node::File { content, mode } => {
+                let mode = Mode::from_raw_mode(mode.unwrap_or(FILE_MODE));
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+                let mut file = File::from(beneath(&root, path.as_str(), flags, mode)?);
+                match *content {
+                    Source::Follows(length) => {
+                        if io::copy(&mut contents.by_ref().take(length), &mut file)? != length {
+                            return Err(io::ErrorKind::UnexpectedEof.into());
+                        }
+                    }
+                    Source::File { index, offset, size } => {
+                        let source = descriptors.get(index as usize).ok_or(io::ErrorKind::InvalidInput)?;
+                        copy(source, offset, size, &file)?;
+                    }
+                }
+                // What was asked for, whatever the umask.
+                fchmod(&file, mode)?;
+            }
         }
     }
     Ok(())
 }
 
+/// By pread(2): others read the same open file, whose position is theirs too.
+fn copy(source: &OwnedFd, offset: u64, size: u64, to: &File) -> io::Result<()> {
+    let mut chunk = vec![0; CHUNK.min(usize::try_from(size).unwrap_or(CHUNK))];
+    let mut at = 0;
+    while at < size {
+        let length = chunk.len().min(usize::try_from(size - at).unwrap_or(CHUNK));
+        let read = rustix::io::pread(source, &mut chunk[..length], offset + at)?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        to.write_all_at(&chunk[..read], at)?;
+        at += read as u64;
+    }
+    Ok(())
+}
+
 fn directory(root: &OwnedFd, path: &str) -> io::Result<()> {
-    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-    let parent = beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let (parent, name) = parent(root, path)?;
     match mkdirat(parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+/// The directory that a path is in, and its name there.
+fn parent<'a>(root: &OwnedFd, path: &'a str) -> io::Result<(OwnedFd, &'a str)> {
+    let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+    Ok((beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?, name))
 }
 
 fn beneath(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {

@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::wire::Step;
 use super::{Failure, at};
 use crate::image::{User, WORKSPACE};
+use crate::task::WORKSPACE_BYTES;
 
 /// Files and directories that a task must not see of /proc: the lists of the container engines, and more that tells of the
 /// machine and of others on it. Not every kernel has them.
@@ -63,7 +64,7 @@ fn mount_writable(user: Option<User>) -> io::Result<()> {
     tmpfs("/dev/shm", MountFlags::NOEXEC, "mode=1777,size=64m,nr_inodes=8k")?;
     if let Some(User { uid, gid }) = user {
         tmpfs("/tmp", MountFlags::empty(), "mode=1777,size=128m,nr_inodes=64k")?;
-        let options = format!("mode=755,uid={uid},gid={gid},size=256m,nr_inodes=64k");
+        let options = format!("mode=755,uid={uid},gid={gid},size={WORKSPACE_BYTES},nr_inodes=64k");
         tmpfs(WORKSPACE, MountFlags::empty(), &options)?;
         // The directory below it is no longer the one to be in.
         rustix::process::chdir(WORKSPACE)?;

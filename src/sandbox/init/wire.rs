@@ -13,17 +13,27 @@
 //!   │ ◀──────────── Exited ──────── │ ◀──────────────── exit ──────── ┘
 //!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
-//! Files are sent only if there are any. The end of the runner's side of the init's socket tells it to end everything at once.
+//! Files are sent only if there are any; what is large comes as a descriptor, and so does what is to be the command's standard
+//! input or output in place of the container's own. The end of the runner's side of the init's socket tells it to end everything at once.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-use crate::task::WorkspacePath;
+use crate::task::{Node, WorkspacePath};
 
-/// The files of a task: each and how many bytes it has. Their contents follow, in this order, as they are: the init never
-/// holds one in memory, which is the task's.
-pub type Files = Vec<(WorkspacePath, u64)>;
+/// The files of a task, in an order in which directories come before what is in them. The bytes of those that are not in a
+/// file follow, in this order, as they are: the init never holds one in memory, which is the task's.
+pub type Files = Vec<(WorkspacePath, Node<Source>)>;
+
+/// Where a file's bytes are.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub enum Source {
+    /// The next so many on the socket.
+    Follows(u64),
+    /// In the file of the message's descriptor with this index.
+    File { index: u32, offset: u64, size: u64 },
+}
 
 /// What to run; everything in it was looked at before.
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,6 +49,14 @@ pub struct Command {
     pub cpu_seconds: u64,
     /// Where no group holds the container to them.
     pub of_its_own: Option<OwnLimits>,
+    /// Bytes.
+    pub stack: u64,
+    /// Bytes.
+    pub file_size: Option<u64>,
+    /// Which of its standard descriptors each descriptor that came with the message replaces.
+    pub replaced: Vec<u8>,
+    /// Standard error goes where standard output goes.
+    pub merged: bool,
 }
 
 /// What a process can be held to by itself.
@@ -59,13 +77,42 @@ pub enum Notice {
     Placed,
     /// The command is executed next: at this time of CLOCK_MONOTONIC, and after so much of this process' CPU time since
     /// it was ready; both in nanoseconds.
-    Started { at: u64, set_up: u64 },
+    Started { at: u64, set_up: u64, used: Rusage },
     /// A step of the set-up failed; the task did not run.
     Failed { step: Step, errno: i32 },
     /// The command ended; the status is wait(2)'s. `alone` when nothing else is left but the init.
-    Exited { status: i32, alone: bool },
+    Exited { status: i32, alone: bool, used: Rusage },
     /// Nothing is left but the init.
-    Alone,
+    Alone { used: Rusage },
+}
+
+/// What all children that were waited for have used (getrusage(2)).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Rusage {
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl Rusage {
+    /// What was used since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            minor_faults: self.minor_faults.saturating_sub(before.minor_faults),
+            major_faults: self.major_faults.saturating_sub(before.major_faults),
+            voluntary_switches: self.voluntary_switches.saturating_sub(before.voluntary_switches),
+            involuntary_switches: self.involuntary_switches.saturating_sub(before.involuntary_switches),
+        }
+    }
+
+    fn words(self) -> [u64; 4] {
+        [self.minor_faults, self.major_faults, self.voluntary_switches, self.involuntary_switches]
+    }
+
+    fn of([minor_faults, major_faults, voluntary_switches, involuntary_switches]: [u64; 4]) -> Self {
+        Self { minor_faults, major_faults, voluntary_switches, involuntary_switches }
+    }
 }
 
 /// What a clock says now, in nanoseconds.
@@ -91,11 +138,12 @@ pub enum Step {
     Directory,
     Privileges,
     Seccomp,
+    Redirect,
     Exec,
 }
 
 impl Step {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Receive,
         Self::Enter,
         Self::CgroupNamespace,
@@ -109,6 +157,7 @@ impl Step {
         Self::Directory,
         Self::Privileges,
         Self::Seccomp,
+        Self::Redirect,
         Self::Exec,
     ];
 
@@ -127,25 +176,27 @@ impl Step {
             Self::Directory => "enter the image's working directory",
             Self::Privileges => "give up privileges",
             Self::Seccomp => "load the seccomp filter",
+            Self::Redirect => "set the command's standard descriptors",
             Self::Exec => "execute the command",
         }
     }
 }
 
 impl Notice {
-    pub const BYTES: usize = 24;
+    pub const BYTES: usize = 56;
 
     pub fn encode(self) -> [u8; Self::BYTES] {
-        let words = match self {
-            Self::Ready => [1, 0, 0],
-            Self::Placed => [2, 0, 0],
-            Self::Started { at, set_up } => [3, at, set_up],
-            Self::Failed { step, errno } => [4, step as u64, u64::from(errno as u32)],
-            Self::Exited { status, alone } => [5, u64::from(status as u32), alone.into()],
-            Self::Alone => [6, 0, 0],
+        let none = Rusage::default();
+        let (head, used) = match self {
+            Self::Ready => ([1, 0, 0], none),
+            Self::Placed => ([2, 0, 0], none),
+            Self::Started { at, set_up, used } => ([3, at, set_up], used),
+            Self::Failed { step, errno } => ([4, step as u64, u64::from(errno as u32)], none),
+            Self::Exited { status, alone, used } => ([5, u64::from(status as u32), alone.into()], used),
+            Self::Alone { used } => ([6, 0, 0], used),
         };
         let mut bytes = [0; Self::BYTES];
-        for (chunk, word) in bytes.chunks_exact_mut(8).zip(words) {
+        for (chunk, word) in bytes.chunks_exact_mut(8).zip(head.into_iter().chain(used.words())) {
             chunk.copy_from_slice(&word.to_le_bytes());
         }
         bytes
@@ -154,16 +205,17 @@ impl Notice {
     pub fn decode(bytes: [u8; Self::BYTES]) -> Option<Self> {
         let (words, _) = bytes.as_chunks();
         let [kind, first, second] = [0, 1, 2].map(|at| u64::from_le_bytes(words[at]));
+        let used = Rusage::of([3, 4, 5, 6].map(|at| u64::from_le_bytes(words[at])));
         Some(match kind {
             1 => Self::Ready,
             2 => Self::Placed,
-            3 => Self::Started { at: first, set_up: second },
+            3 => Self::Started { at: first, set_up: second, used },
             4 => {
                 let step = Step::ALL.into_iter().find(|known| *known as u64 == first)?;
                 Self::Failed { step, errno: second as i32 }
             }
-            5 => Self::Exited { status: first as i32, alone: second != 0 },
-            6 => Self::Alone,
+            5 => Self::Exited { status: first as i32, alone: second != 0, used },
+            6 => Self::Alone { used },
             _ => return None,
         })
     }
@@ -175,8 +227,10 @@ mod tests {
 
     #[test]
     fn notices_survive_the_wire() {
-        let exited = [true, false].map(|alone| Notice::Exited { status: 0x8b, alone });
-        let notices = [Notice::Ready, Notice::Placed, Notice::Started { at: u64::MAX, set_up: 7 }, Notice::Alone];
+        let used = Rusage::of([1, 2, 3, u64::MAX]);
+        let exited = [true, false].map(|alone| Notice::Exited { status: 0x8b, alone, used });
+        let started = Notice::Started { at: u64::MAX, set_up: 7, used };
+        let notices = [Notice::Ready, Notice::Placed, started, Notice::Alone { used }];
         let failures = Step::ALL.map(|step| Notice::Failed { step, errno: 13 });
         for notice in notices.into_iter().chain(exited).chain(failures) {
             assert_eq!(Notice::decode(notice.encode()), Some(notice));

@@ -1,0 +1,226 @@
+//! What came of a request's tasks, as it is told.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{End, Ended, Engine, Judged, Loose, Planned, bind};
+use crate::artifact::Artifact;
+use crate::blobs::{BlobError, Blobs};
+use crate::scheduler::Finished;
+use crate::task::{
+    Compilation, Content, Digest, FileResult, Form, Limits, MergeOutput, Omitted, OutputEncoding, OutputGlob, Status,
+    StepName, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
+};
+
+/// How a result is to be told, as its request says.
+pub struct FormRequest {
+    pub name: Option<StepName>,
+    encoding: OutputEncoding,
+    beside: bool,
+    detail: bool,
+}
+
+impl FormRequest {
+    pub fn new(request: &TaskRequest) -> Self {
+        Self {
+            name: request.name.clone(),
+            encoding: request.output_encoding.unwrap_or_default(),
+            beside: request.merge_output == Some(MergeOutput::Beside),
+            detail: request.detail,
+        }
+    }
+
+    /// `limits` are those that were in force.
+    fn form(&self, limits: Option<&Limits>, end: &End) -> Form {
+        let queued = end.finished().map_or(0, |finished| finished.queued.as_nanos() as u64);
+        Form {
+            name: self.name.clone(),
+            encoding: self.encoding,
+            beside: self.beside,
+            detail: limits.filter(|_| self.detail).map(|limits| (limits.clone(), queued)),
+        }
+    }
+}
+
+impl Engine {
+    /// One result for each task, in order; or what stands for all.
+    pub(super) async fn answer(&self, owner: &str, planned: Planned, ends: Vec<Option<End>>) -> Ended {
+        let decides = |end: &&End| !matches!(end, End::Blocked(_));
+        let all = |is: fn(&End) -> bool| ends.iter().flatten().filter(decides).all(is);
+        if all(|end| matches!(end, End::Queued(_))) {
+            return Ended::Queued;
+        }
+        if all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
+            return Ended::Fault;
+        }
+        let mut results = Vec::new();
+        for at in 0..planned.tasks.len() {
+            results.push(self.result(owner, &planned, &ends, at).await);
+        }
+        for pipe in &planned.plan.connections {
+            tell_who_ended_first(planned.graph.unit(pipe.from), &ends, &mut results);
+        }
+        Ended::Results(results)
+    }
+
+    async fn result(&self, owner: &str, planned: &Planned, ends: &[Option<End>], at: usize) -> TaskResult {
+        let task = &planned.tasks[at];
+        let compile = planned.compilations.iter().position(|&compiled| compiled == at);
+        let compile = compile.and_then(|number| ends[planned.tasks.len() + number].clone());
+        let end = ends[at].clone().unwrap_or_else(|| End::Refused("Faber lost the task before it started".into()));
+        let job = task.job.as_ref().ok();
+        let form = task.request.form.form(job.map(|job| &job.run.limits), &end);
+        let judged = match (&task.request.expect, compile.as_ref().map(End::status)) {
+            (None, _) => None,
+            (Some(_), Some(status)) if status != Status::Success => Some(uncompiled(status)),
+            (Some(expect), _) => Some(match end.finished() {
+                None => (Verdict::NotExecuted, None),
+                Some(finished) => {
+                    let expected = expected(planned, ends, &expect.stdout);
+                    self.judge(finished, expected, expect.compare).await
+                }
+            }),
+        };
+        let (finished, cached) = match end {
+            End::Ran { finished, cached } => (*finished, cached),
+            end => (Finished::from(end.report()), false),
+        };
+        let Finished { report, taken, .. } = finished;
+        let mut result = TaskResult::new(report, form);
+        result.cached = cached.then_some(true);
+        if let Some(job) = job.filter(|_| task.request.globs > 0) {
+            self.tell_files(owner, taken, &job.run.outputs.globs[..task.request.globs], &mut result).await;
+        }
+        if task.request.is_language {
+            tell_compilation(compile, &mut result);
+        }
+        if let Some((verdict, message)) = judged {
+            (result.verdict, result.message) = (Some(verdict), Some(message));
+        }
+        result
+    }
+
+    /// Adds the files that the client asked for.
+    async fn tell_files(&self, owner: &str, taken: Taken<Artifact>, globs: &[OutputGlob], result: &mut TaskResult) {
+        let Taken { files, missing, mut omitted, .. } = taken;
+        let asked: Vec<TakenFile<Artifact>> =
+            files.into_iter().filter(|file| globs.iter().any(|glob| glob.matches(&file.path))).collect();
+        let (blobs, inline, owner) = (self.blobs.clone(), self.inline_limit, owner.to_owned());
+        let told = tokio::task::spawn_blocking(move || tell_all(asked, inline, blobs.as_ref(), &owner)).await;
+        let (told, failed) = told.unwrap_or_default();
+        for (path, reason) in failed {
+            omitted.count += 1;
+            omitted.files.insert(path, reason);
+        }
+        result.files = Some(told);
+        let own = |glob: &String| globs.iter().any(|known| known.as_str() == glob);
+        let missing: Vec<String> = missing.into_iter().filter(own).collect();
+        result.missing_outputs = (!missing.is_empty()).then_some(missing);
+        result.omitted_outputs = (omitted != Omitted::default()).then_some(omitted);
+    }
+}
+
+/// Why there is nothing to judge.
+fn uncompiled(status: Status) -> Judged {
+    match status {
+        Status::NotExecuted => (Verdict::NotExecuted, None),
+        _ => (Verdict::CompileError, None),
+    }
+}
+
+fn expected(planned: &Planned, ends: &[Option<End>], content: &Content) -> Result<Loose, String> {
+    match content {
+        Content::From(reference) => bind::take(planned, ends, reference).map(Loose::Ready),
+        other => super::loose(other.clone()),
+    }
+}
+
+/// Adds what came of the compilation; one that failed is what the task's own result says.
+pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
+    let Some(end) = compile else {
+        result.compile = Some(Compilation(None));
+        return;
+    };
+    let cached = matches!(end, End::Ran { cached: true, .. });
+    let status = end.status();
+    let mut compiled = TaskResult::from(end.report());
+    compiled.cached = cached.then_some(true);
+    if status != Status::Success {
+        (result.status, result.exit_code) = (compiled.status, compiled.exit_code);
+        result.error = Some(match &compiled.error {
+            Some(error) if status != Status::Failure => format!("compilation failed: {error}"),
+            _ => "compilation failed".into(),
+        });
+    }
+    result.compile = Some(Compilation(Some(Box::new(compiled))));
+}
+
+/// Which of the tasks that were joined by pipes ended by itself, before the others.
+fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [TaskResult]) {
+    let ended_at = |&at: &usize| ends[at].as_ref().and_then(End::finished).map(|finished| finished.report.ended_at);
+    let first = unit.iter().filter_map(ended_at).filter(|&at| at > 0).min();
+    for at in unit {
+        results[*at].ended_first = ended_at(at).map(|ended| Some(ended) == first);
+    }
+}
+
+/// Adds all files that were taken, whatever their size.
+pub fn told_inline(taken: Taken<Artifact>, result: &mut TaskResult) {
+    let Taken { files, missing, omitted, .. } = taken;
+    result.files = Some(tell_all(files, u64::MAX, None, "").0);
+    result.missing_outputs = (!missing.is_empty()).then_some(missing);
+    result.omitted_outputs = (omitted != Omitted::default()).then_some(omitted);
+}
+
+type Files = (BTreeMap<String, FileResult>, BTreeMap<String, String>);
+
+fn tell_all(files: Vec<TakenFile<Artifact>>, inline: u64, blobs: Option<&Arc<Blobs>>, owner: &str) -> Files {
+    let (mut told, mut failed) = Files::default();
+    for TakenFile { path, mode, content } in files {
+        let one = if content.size() <= inline { tell(&content) } else { put(&content, blobs, owner) };
+        match one {
+            Ok(file) => _ = told.insert(path, FileResult { mode: format!("{mode:04o}"), ..file }),
+            Err(reason) => _ = failed.insert(path, reason),
+        }
+    }
+    (told, failed)
+}
+
+fn tell(content: &Artifact) -> Result<FileResult, String> {
+    let bytes = content.read().map_err(|error| format!("it cannot be read: {error}"))?;
+    let sha256 = Digest::new(Sha256::digest(&bytes).into()).hex().to_owned();
+    let (text, base64) = match String::from_utf8(bytes.to_vec()) {
+        Ok(text) => (Some(text), None),
+        Err(error) => (None, Some(to_base64(error.as_bytes()))),
+    };
+    Ok(FileResult { size: content.size(), mode: String::new(), sha256, text, base64, blob: None })
+}
+
+/// Makes a blob of it, which never is in memory as a whole.
+fn put(content: &Artifact, blobs: Option<&Arc<Blobs>>, owner: &str) -> Result<FileResult, String> {
+    let blobs = blobs.ok_or("it is larger than outputs.inline_limit, and this server keeps no blobs")?;
+    let told = |error: BlobError| {
+        tracing::warn!(error = crate::chain::chain(&error), "an output cannot be kept as a blob");
+        format!("it cannot be kept as a blob: {error}")
+    };
+    let mut upload = blobs.begin(owner, Some(content.size())).map_err(told)?;
+    let (mut reader, mut chunk) = (content.reader(), vec![0; 256 << 10]);
+    loop {
+        match reader.read(&mut chunk).map_err(|error| format!("it cannot be read: {error}"))? {
+            0 => break,
+            length => upload.write(&chunk[..length]).map_err(told)?,
+        }
+    }
+    let stored = upload.finish(None).map_err(told)?;
+    Ok(FileResult {
+        size: stored.size,
+        mode: String::new(),
+        sha256: stored.digest.hex().to_owned(),
+        text: None,
+        base64: None,
+        blob: Some(stored.digest.to_string()),
+    })
+}

@@ -1,0 +1,405 @@
+//! A request's tasks on their way through the scheduler: each starts as soon as what it needs has ended, with what that left.
+//!
+//! ```text
+//! Plan + Jobs ──graph──> units that may start ──bind──> Task<Artifact> ──scheduler──> Finished ──> TaskEnd
+//!                ▲                                                                       │
+//!                └───────────────────────────── ended ───────────────────────────────────┘
+//! ```
+//! Which step may start is the graph's to say, how it is run the scheduler's; here contents become bytes at hand, and what
+//! came of a step is kept until everybody who takes of it has started.
+
+mod answer;
+mod bind;
+mod cache;
+mod verdict;
+
+use std::sync::Arc;
+
+use futures_util::future;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::archive;
+use crate::artifact::{Artifact, Spool};
+use crate::blobs::Blobs;
+use crate::config::Config;
+use crate::graph::{Connection, Plan, PlanError};
+use crate::scheduler::{Admission, Client, Finished, Piped, QueueTimeout, Saturated, Scheduler, Submission};
+use crate::task::{
+    Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
+};
+pub use answer::told_inline;
+pub use bind::{Loose, all_of};
+pub use cache::Cache;
+
+/// What runs requests' tasks.
+pub struct Engine {
+    pub scheduler: Arc<Scheduler>,
+    pub spool: Arc<Spool>,
+    /// None where there is no place for them.
+    pub blobs: Option<Arc<Blobs>>,
+    pub cache: Cache,
+    pub archives: archive::Bounds,
+    /// Larger files are given back as blobs.
+    pub inline_limit: u64,
+    pub bounds: Bounds,
+    pub default_image: ImageName,
+}
+
+/// A request that makes sense.
+pub struct Planned {
+    plan: Plan,
+    tasks: Vec<PlannedTask>,
+    graph: crate::graph::Graph,
+    /// The tasks whose compilations are steps behind the tasks'.
+    compilations: Vec<usize>,
+}
+
+/// One of its tasks.
+struct PlannedTask {
+    request: Told,
+    /// What runs, or why it will not.
+    job: Result<Job, String>,
+}
+
+/// What of a request says how its result is told.
+struct Told {
+    form: answer::FormRequest,
+    expect: Option<Expect>,
+    cache: bool,
+    /// How many of its output globs are the client's own.
+    globs: usize,
+    is_language: bool,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone)]
+pub enum End {
+    /// It was not run, for this reason.
+    Refused(String),
+    /// It was not run, since what it needs did not end well.
+    Blocked(String),
+    /// Its turn did not come in time.
+    Queued(QueueTimeout),
+    Ran {
+        finished: Box<Finished>,
+        /// Before, for somebody else.
+        cached: bool,
+    },
+}
+
+impl End {
+    pub fn status(&self) -> Status {
+        match self {
+            Self::Ran { finished, .. } => Status::of(&finished.report),
+            _ => Status::NotExecuted,
+        }
+    }
+
+    /// Faber itself failed.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Ran { finished, .. } if matches!(finished.report.outcome, Outcome::Fault { .. }))
+    }
+
+    fn report(self) -> Report {
+        match self {
+            Self::Refused(reason) | Self::Blocked(reason) => Report::not_executed(reason),
+            Self::Queued(timeout) => Report::not_executed(timeout.to_string()),
+            Self::Ran { finished, .. } => finished.report,
+        }
+    }
+
+    fn finished(&self) -> Option<&Finished> {
+        match self {
+            Self::Ran { finished, .. } => Some(finished),
+            _ => None,
+        }
+    }
+}
+
+/// How all of a request's tasks ended.
+pub enum Ended {
+    Results(Vec<TaskResult>),
+    /// No task's turn came in time.
+    Queued,
+    /// No task could be run through Faber's own fault.
+    Fault,
+}
+
+impl Planned {
+    /// # Errors
+    /// What makes no sense, before anything runs.
+    pub fn new(
+        engine: &Engine,
+        requests: Vec<TaskRequest>,
+        connect: &[[String; 2]],
+        offers: &[Offer],
+    ) -> Result<Self, PlanError> {
+        let plan = Plan::new(&requests, connect)?;
+        // Circles are the request's own, whatever its languages do.
+        plan.graph(&requests, &[])?;
+        let jobs: Vec<Result<Job, String>> = requests
+            .iter()
+            .cloned()
+            .map(|request| {
+                Job::parse(request, &engine.bounds, &engine.default_image, offers)
+                    .map_err(|refusal| refusal.to_string())
+            })
+            .collect();
+        let compiles = |at: &usize| jobs[*at].as_ref().is_ok_and(|job| job.compile.is_some());
+        let compilations: Vec<usize> = (0..jobs.len()).filter(compiles).collect();
+        let graph = plan.graph(&requests, &compilations)?;
+        let tasks = requests.into_iter().zip(jobs).zip(&plan.handed_on);
+        let tasks = tasks.map(|((request, mut job), handed_on)| {
+            let told = Told {
+                globs: request.outputs.len(),
+                is_language: request.language.is_some(),
+                cache: request.cache,
+                form: answer::FormRequest::new(&request),
+                expect: request.expect,
+            };
+            if let Ok(job) = &mut job {
+                job.run.outputs.globs.extend(handed_on.files.iter().cloned());
+                job.run.output.handed_on = handed_on.streams;
+            }
+            PlannedTask { request: told, job }
+        });
+        Ok(Self { tasks: tasks.collect(), plan, graph, compilations })
+    }
+
+    /// Bytes: the output that its tasks may write, and that is held until it is told.
+    pub fn output(&self) -> u64 {
+        let jobs = self.tasks.iter().filter_map(|task| task.job.as_ref().ok());
+        jobs.flat_map(|job| job.compile.as_deref().into_iter().chain([&job.run])).map(|task| task.limits.output).sum()
+    }
+
+    /// How many steps may have to wait for their turn.
+    fn steps(&self) -> usize {
+        self.tasks.iter().filter(|task| task.job.is_ok()).count() + self.compilations.len()
+    }
+
+    /// The task of a step, and whether the step is its compilation.
+    fn task_of(&self, step: usize) -> (usize, bool) {
+        match step.checked_sub(self.tasks.len()) {
+            None => (step, false),
+            Some(number) => (self.compilations[number], true),
+        }
+    }
+
+    fn name(&self, step: usize) -> String {
+        let (task, is_compilation) = self.task_of(step);
+        let name = match &self.tasks[task].request.form.name {
+            Some(name) => name.to_string(),
+            None => format!("tasks[{task}]"),
+        };
+        if is_compilation { format!("the compilation of {name}") } else { name }
+    }
+}
+
+impl Engine {
+    pub fn new(config: &Config, scheduler: Arc<Scheduler>, spool: Spool, blobs: Option<Arc<Blobs>>) -> Self {
+        Self {
+            scheduler,
+            spool: Arc::new(spool),
+            blobs,
+            cache: Cache::new(config.cache.size.0),
+            archives: archive::Bounds { entries: config.archives.entries as usize, bytes: config.archives.total.0 },
+            inline_limit: config.outputs.inline_limit.0,
+            bounds: config.bounds(),
+            default_image: config.execution.default_image.clone(),
+        }
+    }
+
+    /// Runs all of a request's tasks. Dropping this ends them.
+    ///
+    /// # Errors
+    /// When too many of the client's tasks wait: then none was taken.
+    pub async fn run(&self, client: Client, owner: &str, mut planned: Planned) -> Result<Ended, Saturated> {
+        let admission = self.scheduler.admit(client, planned.steps())?;
+        let mut ends: Vec<Option<End>> = vec![None; planned.tasks.len() + planned.compilations.len()];
+        let mut running = FuturesUnordered::new();
+        loop {
+            for unit in planned.graph.start() {
+                running.push(self.run_unit(&planned, &ends, unit, &admission));
+            }
+            let Some(ended) = running.next().await else { break };
+            for (step, end) in ended {
+                let blocked = planned.graph.ended(step, end.status() == Status::Success);
+                ends[step] = Some(end);
+                for blocked in blocked {
+                    let reason = self.why_blocked(&planned, &ends, blocked);
+                    ends[blocked.step].get_or_insert(End::Blocked(reason));
+                }
+            }
+        }
+        debug_assert!(planned.graph.is_over(), "every step has started or is blocked");
+        // Their ends of pipes, and what they hold, go before the answer is made.
+        drop(running);
+        drop(admission);
+        Ok(self.answer(owner, planned, ends).await)
+    }
+
+    fn why_blocked(&self, planned: &Planned, ends: &[Option<End>], blocked: crate::graph::Blocked) -> String {
+        let status = ends[blocked.need].as_ref().map_or(Status::NotExecuted, End::status);
+        format!("needs {}, which ended with {status:?}", planned.name(blocked.need))
+    }
+
+    /// The steps that start together, bound to what they take; what keeps one of them from it keeps all.
+    fn run_unit<'a>(
+        &'a self,
+        planned: &Planned,
+        ends: &[Option<End>],
+        unit: Vec<usize>,
+        admission: &'a Admission,
+    ) -> future::BoxFuture<'a, Vec<(usize, End)>> {
+        let mut bound = Vec::new();
+        for &step in &unit {
+            match self.bind(planned, ends, step) {
+                Ok(step) => bound.push(step),
+                Err(reason) => return Box::pin(future::ready(none_starts(planned, &unit, step, &reason))),
+            }
+        }
+        if let [step] = &unit[..] {
+            let (step, bound) = (*step, bound.pop());
+            return Box::pin(async move {
+                let end = match bound {
+                    Some(bound) => self.run_step(bound, admission).await,
+                    None => End::Refused("it was not bound".into()),
+                };
+                vec![(step, end)]
+            });
+        }
+        let memory = bound.iter().map(|step: &Bound| step.task.limits.memory).sum();
+        if let Some(reason) = self.scheduler.cannot_run_together(unit.len(), memory) {
+            let refused = unit.into_iter().map(|step| (step, End::Refused(reason.clone()))).collect();
+            return Box::pin(future::ready(refused));
+        }
+        let names: Vec<String> = unit.iter().map(|&step| planned.name(step)).collect();
+        let pipes = planned.plan.connections.iter().filter(|pipe| unit.contains(&pipe.from)).copied().collect();
+        Box::pin(self.run_together(unit, names, bound, pipes, admission))
+    }
+
+    async fn run_step(&self, bound: Bound, admission: &Admission) -> End {
+        let Bound { task, archives, cache } = bound;
+        let task = match self.fetch(task, archives).await {
+            Ok(task) => task,
+            Err(reason) => return End::Refused(reason),
+        };
+        if cache {
+            return self.cache.get_or(task, |task| self.submit(task, admission)).await;
+        }
+        self.submit(task, admission).await
+    }
+
+    /// One task by itself.
+    pub async fn submit(&self, task: Task<Artifact>, admission: &Admission) -> End {
+        let pending = admission.submit(vec![Submission { task, pipes: Piped::default() }]);
+        match future::join_all(pending.into_iter().map(|pending| pending.finished())).await.pop() {
+            Some(Ok(finished)) => End::Ran { finished: finished.into(), cached: false },
+            Some(Err(timeout)) => End::Queued(timeout),
+            None => End::Refused("Faber lost the task before it started".into()),
+        }
+    }
+
+    async fn run_together(
+        &self,
+        unit: Vec<usize>,
+        names: Vec<String>,
+        bound: Vec<Bound>,
+        connections: Vec<Connection>,
+        admission: &Admission,
+    ) -> Vec<(usize, End)> {
+        let mut tasks = Vec::new();
+        for (Bound { task, archives, .. }, name) in bound.into_iter().zip(&names) {
+            match self.fetch(task, archives).await {
+                Ok(task) => tasks.push(task),
+                Err(reason) => {
+                    let reason = format!("{name}, which is connected, could not be started: {reason}");
+                    return unit.into_iter().map(|step| (step, End::Refused(reason.clone()))).collect();
+                }
+            }
+        }
+        let place = |step: usize| unit.iter().position(|&member| member == step).unwrap_or(0);
+        let pipes: Vec<Pipe> = connections
+            .iter()
+            .map(|pipe| Pipe { from: place(pipe.from), to: place(pipe.to), stream: pipe.stream, record: pipe.record })
+            .collect();
+        let ends = self.submit_connected(tasks, &pipes, admission).await;
+        unit.into_iter().zip(ends).collect()
+    }
+
+    /// Tasks joined by pipes, which start together or not at all.
+    pub async fn submit_connected(
+        &self,
+        tasks: Vec<Task<Artifact>>,
+        pipes: &[Pipe],
+        admission: &Admission,
+    ) -> Vec<End> {
+        let count = tasks.len();
+        let submissions = match connected(tasks, pipes) {
+            Ok(submissions) => submissions,
+            Err(error) => return vec![End::Refused(format!("make a pipe: {error}")); count],
+        };
+        let pending = admission.submit(submissions);
+        let ends = pending.into_iter().map(|pending| async {
+            match pending.finished().await {
+                Ok(finished) => End::Ran { finished: finished.into(), cached: false },
+                Err(timeout) => End::Queued(timeout),
+            }
+        });
+        future::join_all(ends).await
+    }
+}
+
+/// A step with what it takes of others, its blobs and archives not fetched yet.
+struct Bound {
+    task: Task<Loose>,
+    archives: Vec<bind::LooseArchive>,
+    cache: bool,
+}
+
+/// A live pipe between two tasks of a unit, by their places in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pipe {
+    pub from: usize,
+    pub stream: crate::task::Stream,
+    pub to: usize,
+    pub record: bool,
+}
+
+fn none_starts(planned: &Planned, unit: &[usize], step: usize, reason: &str) -> Vec<(usize, End)> {
+    let refused = |&member: &usize| match member == step {
+        true => (member, End::Refused(reason.to_owned())),
+        false => {
+            let text = format!("{}, which is connected, could not be started: {reason}", planned.name(step));
+            (member, End::Blocked(text))
+        }
+    };
+    unit.iter().map(refused).collect()
+}
+
+/// The tasks with the ends of their pipes.
+fn connected(tasks: Vec<Task<Artifact>>, pipes: &[Pipe]) -> std::io::Result<Vec<Submission>> {
+    let mut submissions: Vec<Submission> =
+        tasks.into_iter().map(|task| Submission { task, pipes: Piped::default() }).collect();
+    for pipe in pipes {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        // Each end is one task's own to open, as /dev/stdin is, and neither task is the other's user.
+        rustix::fs::fchmod(&reader, rustix::fs::Mode::from_raw_mode(0o666))?;
+        submissions[pipe.to].pipes.stdin = Some(reader);
+        submissions[pipe.from].pipes.outputs[pipe.stream as usize] = Some((writer, pipe.record));
+    }
+    Ok(submissions)
+}
+
+/// Bytes that came with a request are at hand; everything else has yet to be looked for.
+pub fn loose(content: Content) -> Result<Loose, String> {
+    match content {
+        Content::Bytes(bytes) => Ok(Loose::Ready(Artifact::Bytes(bytes))),
+        Content::Blob(digest) => Ok(Loose::Blob(digest)),
+        Content::From(_) => Err("there are no other tasks to take it from".into()),
+    }
+}
+
+/// What a verdict says of a task, and why.
+pub type Judged = (Verdict, Option<String>);

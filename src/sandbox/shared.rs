@@ -1,0 +1,59 @@
+//! A directory of root's that one unprivileged process may write to, by descriptor: shown ID-mapped, so that its files stay
+//! root's on the disk whoever that process is this time.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::path::Path;
+
+use rustix::mount::{OpenTreeFlags, open_tree};
+
+use super::ids::UidRange;
+use super::kernel;
+use super::namespaces::Namespaces;
+
+/// Makes the directory, which is nobody else's, and opens it for the first user of `ids`. (mount_setattr(2))
+///
+/// Where it cannot be ID-mapped, it is given to that user, unless another Faber that lives has it.
+///
+/// # Errors
+/// Those of the calls; `WouldBlock` when another has it.
+pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<OwnedFd> {
+    match DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(path)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    let namespaces = Namespaces::create(ids).map_err(io::Error::other)?;
+    let mapped = open_tree(rustix::fs::CWD, path, flags).map_err(io::Error::from).and_then(|tree| {
+        const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        kernel::mount_setattr(tree.as_fd(), PLAIN, Some(namespaces.user())).map(|()| tree)
+    });
+    mapped.or_else(|_| give(path, ids.base()))
+}
+
+/// The lock goes with the last of the descriptor's copies, which the user has.
+fn give(path: &Path, id: u32) -> io::Result<OwnedFd> {
+    let directory = File::open(path)?;
+    directory.try_lock().map_err(io::Error::from)?;
+    give_all(path, id)?;
+    Ok(directory.into())
+}
+
+/// Two levels of directories and the files in them, none of which is a link.
+fn give_all(path: &Path, id: u32) -> io::Result<()> {
+    lchown(path, Some(id), Some(id))?;
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => give_all(&entry.path(), id)?,
+            false => lchown(entry.path(), Some(id), Some(id))?,
+        }
+    }
+    Ok(())
+}
