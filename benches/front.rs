@@ -4,11 +4,15 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use faber::artifact::Spool;
 use faber::config::Loaded;
+use faber::execution::Engine;
+use faber::frame;
 use faber::image::{Catalog, Store};
 use faber::keeper::Instance;
 use faber::runner::wire::Setup;
@@ -54,7 +58,7 @@ fn serve(requests: u64) {
     config.auth.open_mode = true;
     config.rate_limit.enabled = false;
     let instance = Instance::found(config.resources()).unwrap();
-    let (mut to_runner, theirs) = UnixStream::pair().unwrap();
+    let (to_runner, theirs) = UnixStream::pair().unwrap();
     let setup = Setup {
         run_dir: instance.run_dir().to_owned(),
         dir: instance.slot_dir("s0"),
@@ -65,9 +69,8 @@ fn serve(requests: u64) {
         max: config.bounds().max,
         resources: config.resources(),
     };
-    let setup = postcard::to_stdvec(&setup).unwrap();
-    to_runner.write_all(&(setup.len() as u32).to_le_bytes()).unwrap();
-    to_runner.write_all(&setup).unwrap();
+    let spool = Spool::create(16 << 20).unwrap();
+    frame::send_with(&to_runner, &setup, &[spool.as_fd()]).unwrap();
     let mut runner = Command::new(FABER)
         .arg("runner")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -80,6 +83,7 @@ fn serve(requests: u64) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let capacity = Capacity {
             concurrency: 1,
+            slots: 1,
             memory: config.memory_budget(),
             queue_length: 10,
             queue_timeout: std::time::Duration::from_secs(60),
@@ -88,7 +92,8 @@ fn serve(requests: u64) {
         tokio::spawn(scheduler.clone().drive("s0".into(), to_runner));
         let catalog = Catalog::new(Store::new(&config.data_dir));
         let done = tokio::task::spawn_blocking(move || client.join().unwrap());
-        let served = faber::api::serve(listener, config, catalog, scheduler, async { done.await.unwrap() });
+        let engine = Arc::new(Engine::new(&config, scheduler, spool, None));
+        let served = faber::api::serve(listener, config, catalog, engine, async { done.await.unwrap() });
         served.await.unwrap();
     });
     runner.wait().unwrap();

@@ -2,16 +2,17 @@
 
 pub mod api;
 mod archive;
-mod artifact;
+pub mod artifact;
 mod blobs;
 mod builder;
 mod chain;
 pub mod cli;
 pub mod config;
-mod execution;
-mod frame;
+pub mod execution;
+pub mod frame;
 mod graph;
 pub mod image;
+pub mod judge;
 pub mod keeper;
 pub mod needs;
 pub mod runner;

@@ -19,7 +19,7 @@ use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
 use crate::scheduler::{Client, RETRY_AFTER, Saturated};
-use crate::task::{Object, Offer, TaskRequest, TaskResult};
+use crate::task::{EMPTY_COMMAND, Object, Offer, TaskRequest, TaskResult};
 
 /// One or more tasks. They run in parallel as far as capacity allows, each as soon as what it takes of others is there.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -191,40 +191,17 @@ fn parse(body: &[u8], max_tasks: usize) -> Result<ExecuteRequest, ApiError> {
         return invalid(format!("Invalid tasks: {} tasks are more than the {max_tasks} allowed", tasks.len()));
     }
     for (at, task) in tasks.iter().enumerate() {
-        match nothing_to_run(task) {
-            Some(Lack::Empty) => {
+        match task.nothing_to_run() {
+            // The page's own words.
+            Some(EMPTY_COMMAND) => {
                 let place = if tasks.len() > 1 { format!(" (tasks[{at}])") } else { String::new() };
-                return invalid(format!("Invalid command: command cannot be empty{place}"));
+                return invalid(format!("{EMPTY_COMMAND}{place}"));
             }
-            Some(Lack::Reason(reason)) => return invalid(format!("tasks[{at}]: {reason}")),
+            Some(lack) => return invalid(format!("tasks[{at}]: {lack}")),
             None => {}
         }
     }
     Ok(request)
-}
-
-/// What keeps a task from being one.
-enum Lack {
-    Empty,
-    Reason(&'static str),
-}
-
-/// A task has a command, or a language and code.
-fn nothing_to_run(task: &TaskRequest) -> Option<Lack> {
-    let reason = match (&task.command, &task.language, &task.code) {
-        (Some(command), None, None) => {
-            if command.trim().is_empty() {
-                return Some(Lack::Empty);
-            }
-            return task.compile_limits.is_some().then_some(Lack::Reason("compile_limits goes with language"));
-        }
-        (None, Some(_), Some(_)) => return None,
-        (None, None, None) => "missing field `command`",
-        (Some(_), ..) => "command stands in place of language and code",
-        (None, Some(_), None) => "language needs code",
-        (None, None, Some(_)) => "code needs a language",
-    };
-    Some(Lack::Reason(reason))
 }
 
 fn bounded<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<TaskRequest>, D::Error> {

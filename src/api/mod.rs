@@ -15,6 +15,7 @@ mod error;
 mod execute;
 mod health;
 mod images;
+mod judge;
 mod log;
 mod openapi;
 mod rate_limit;

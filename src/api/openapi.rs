@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, blobs, execute, health, images};
+use super::{App, blobs, execute, health, images, judge};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -43,6 +43,7 @@ impl Modify for ApiKey {
 pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(execute::execute))
+        .routes(routes!(judge::judge))
         .routes(routes!(images::images))
         .routes(routes!(images::languages))
         .routes(routes!(blobs::put))

@@ -86,7 +86,7 @@ impl Engine {
         };
         let (finished, cached) = match end {
             End::Ran { finished, cached } => (*finished, cached),
-            end => (Finished::from(end.report()), false),
+            end => (Finished::from(end.into_report()), false),
         };
         let Finished { report, taken, .. } = finished;
         let mut result = TaskResult::new(report, form);
@@ -146,7 +146,7 @@ pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
     };
     let cached = matches!(end, End::Ran { cached: true, .. });
     let status = end.status();
-    let mut compiled = TaskResult::from(end.report());
+    let mut compiled = TaskResult::from(end.into_report());
     compiled.cached = cached.then_some(true);
     if status != Status::Success {
         (result.status, result.exit_code) = (compiled.status, compiled.exit_code);

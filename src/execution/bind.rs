@@ -1,6 +1,7 @@
 //! Content becomes bytes at hand: what other steps left, blobs, archives.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Bound, End, Engine, Planned};
@@ -17,6 +18,8 @@ use crate::task::{
 pub enum Loose {
     Ready(Artifact),
     Blob(Digest),
+    /// A file of whoever calls on the command line, copied when it is needed.
+    Path(PathBuf),
 }
 
 /// An archive whose bytes are looked for.
@@ -96,9 +99,12 @@ impl Engine {
         if let Loose::Ready(artifact) = content {
             return Ok(artifact);
         }
-        let blobs = self.blobs.clone();
-        let opened = tokio::task::spawn_blocking(move || open(content, blobs.as_ref())).await;
-        opened.unwrap_or_else(|_| Err("Faber failed to read a blob".into()))
+        let (blobs, spool) = (self.blobs.clone(), self.spool.clone());
+        let work = move || match content {
+            Loose::Path(path) => copy(&path, &spool),
+            content => open(content, blobs.as_ref()),
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("Faber failed to read content".into()))
     }
 }
 
@@ -196,6 +202,7 @@ fn open(content: Loose, blobs: Option<&Arc<Blobs>>) -> Result<Artifact, String> 
     let digest = match content {
         Loose::Ready(artifact) => return Ok(artifact),
         Loose::Blob(digest) => digest,
+        Loose::Path(path) => return Err(format!("{} is nobody's content here", path.display())),
     };
     let missing = || format!("there is no blob {digest}");
     match blobs.ok_or_else(missing)?.get(&digest) {
@@ -206,6 +213,19 @@ fn open(content: Loose, blobs: Option<&Arc<Blobs>>) -> Result<Artifact, String> 
             Err(format!("the blob {digest} cannot be read"))
         }
     }
+}
+
+/// A copy of a file: the file itself could be changed meanwhile, or by the task that has it.
+fn copy(path: &Path, spool: &Spool) -> Result<Artifact, String> {
+    let told = |error: std::io::Error| format!("read {}: {error}", path.display());
+    let mut file = std::fs::File::open(path).map_err(told)?;
+    let size = file.metadata().map_err(told)?.len();
+    if size > INLINE {
+        return spool.keep(file).map_err(told);
+    }
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(&mut file, INLINE), &mut bytes).map_err(told)?;
+    Ok(bytes.into())
 }
 
 /// Adds what an archive holds to `files`: small files as they are, all others as parts of one file in the spool.

@@ -28,9 +28,10 @@ use crate::scheduler::{Admission, Client, Finished, Piped, QueueTimeout, Saturat
 use crate::task::{
     Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
 };
-pub use answer::told_inline;
+pub use answer::{tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
 pub use cache::Cache;
+pub use verdict::{compare, of_status};
 
 /// What runs requests' tasks.
 pub struct Engine {
@@ -101,7 +102,8 @@ impl End {
         matches!(self, Self::Ran { finished, .. } if matches!(finished.report.outcome, Outcome::Fault { .. }))
     }
 
-    fn report(self) -> Report {
+    /// What stands for it where a report is told.
+    pub fn into_report(self) -> Report {
         match self {
             Self::Refused(reason) | Self::Blocked(reason) => Report::not_executed(reason),
             Self::Queued(timeout) => Report::not_executed(timeout.to_string()),
@@ -109,7 +111,16 @@ impl End {
         }
     }
 
-    fn finished(&self) -> Option<&Finished> {
+    /// Why it was not run.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Refused(reason) | Self::Blocked(reason) => reason.clone(),
+            Self::Queued(timeout) => timeout.to_string(),
+            Self::Ran { .. } => String::new(),
+        }
+    }
+
+    pub fn finished(&self) -> Option<&Finished> {
         match self {
             Self::Ran { finished, .. } => Some(finished),
             _ => None,
@@ -348,6 +359,48 @@ impl Engine {
             }
         });
         future::join_all(ends).await
+    }
+}
+
+/// A program that can be run for case after case.
+pub struct Prepared {
+    /// What runs, with all that its compilation left; or why it cannot.
+    pub task: Result<Task<Artifact>, String>,
+    /// None where nothing is compiled.
+    pub compile: Option<End>,
+}
+
+impl Engine {
+    /// Compiles a job, if it has to be, and fetches what it takes.
+    pub async fn prepare(&self, job: Job, admission: &Admission) -> Prepared {
+        let archives = job.archives.into_iter().map(|archive| {
+            let content = loose(archive.content)?;
+            Ok(bind::LooseArchive { content, format: archive.format, below: archive.below })
+        });
+        let archives = match archives.collect::<Result<Vec<_>, String>>() {
+            Ok(archives) => archives,
+            Err(reason) => return Prepared { task: Err(reason), compile: None },
+        };
+        let run = job.run.try_map(loose);
+        let Some(compilation) = job.compile else {
+            let task = match run {
+                Ok(run) => self.fetch(run, archives).await,
+                Err(reason) => Err(reason),
+            };
+            return Prepared { task, compile: None };
+        };
+        let end = match compilation.try_map(loose) {
+            Ok(task) => self.run_step(Bound { task, archives, cache: true }, admission).await,
+            Err(reason) => End::Refused(reason),
+        };
+        let task = match end.finished().filter(|_| end.status() == Status::Success) {
+            None => Err("compilation failed".into()),
+            Some(finished) => match (run, all_of(&finished.taken)) {
+                (Ok(run), Ok(files)) => self.fetch(run, Vec::new()).await.map(|run| Task { files, ..run }),
+                (Err(reason), _) | (_, Err(reason)) => Err(reason),
+            },
+        };
+        Prepared { task, compile: Some(end) }
     }
 }
 

@@ -847,8 +847,13 @@ mod tests {
         #[test]
         fn lines_and_tokens_are_compared_as_in_memory((expected, actual) in texts()) {
             let said = |how| said(compare(how, &expected[..], &actual[..]).unwrap());
-            prop_assert_eq!(said(Compare::Lines), in_memory_lines(&expected, &actual));
-            prop_assert_eq!(said(Compare::Tokens), in_memory_tokens(&expected, &actual));
+            // Of what is long only a part is shown.
+            let shown = |message: String| match expected.len().max(actual.len()) <= NEAR_BYTES {
+                true => message,
+                false => message.split(':').next().unwrap_or_default().to_owned(),
+            };
+            prop_assert_eq!(shown(said(Compare::Lines)), shown(in_memory_lines(&expected, &actual)));
+            prop_assert_eq!(shown(said(Compare::Tokens)), shown(in_memory_tokens(&expected, &actual)));
             prop_assert_eq!(said(Compare::Exact) == SAME, expected == actual);
         }
 

@@ -53,7 +53,6 @@ pub enum FileRequest {
 #[derive(ToSchema)]
 #[schema(as = Content, example = "print('Hello from Python')")]
 #[serde(untagged)]
-#[expect(dead_code, reason = "tells the OpenAPI document of Content's forms")]
 pub enum ContentForms {
     /// Text, as it is.
     Text(String),
@@ -83,7 +82,6 @@ pub enum ContentForms {
 #[derive(ToSchema)]
 #[schema(as = FileContent, example = "print('Hello from Python')")]
 #[serde(untagged)]
-#[expect(dead_code, reason = "tells the OpenAPI document of FileRequest's forms")]
 pub enum FileForms {
     /// Text, as it is.
     Text(String),

@@ -15,17 +15,19 @@ mod result;
 mod step;
 
 pub use compare::{Compare, Difference, compare};
-pub use content::{Content, FileRequest, OutputEncoding, Part, Reference, Stream, Text, to_base64};
+pub use content::{
+    Content, ContentForms, FileForms, FileRequest, OutputEncoding, Part, Reference, Stream, Text, to_base64,
+};
 pub use files::{PathRefusal, WorkspacePath};
 pub use image::{Digest, ImageId, ImageName, Offer};
-pub use json::{Object, objects};
+pub use json::{Object, objects, optional_object, unique_keys};
 pub use limits::{
     Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds, WORKSPACE_BYTES,
 };
 pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenFile, Timings, Usage, Written};
 pub use request::{
-    Archive, ArchiveRequest, Expect, FILE_MODE, FILES, Job, Language, MergeOutput, Node, OnOutputLimit, Output,
-    Outputs, Refusal, ResourceLimits, Task, TaskRequest, check_parents,
+    Archive, ArchiveRequest, CaseInput, CasePart, CompareForms, EMPTY_COMMAND, Expect, FILE_MODE, FILES, Job, Language,
+    MergeOutput, Node, OnOutputLimit, Output, Outputs, Refusal, ResourceLimits, Task, TaskRequest, check_parents,
 };
 pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
 pub use step::{OutputGlob, RunWhen, StepName};

@@ -7,8 +7,6 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::content::ContentForms;
-#[expect(unused_imports, reason = "utoipa's value_type names it")]
-use super::content::FileForms;
 use super::image::{self, ImageId, ImageName, Offer};
 use super::json::{objects, optional_object, unique_keys};
 use super::limits::Processors;
@@ -27,6 +25,8 @@ const POINTER_BYTES: usize = 8;
 pub const FILES: usize = 1000;
 /// The most archives one task may bring.
 const ARCHIVES: usize = 10;
+/// The API page's own words.
+pub const EMPTY_COMMAND: &str = "Invalid command: command cannot be empty";
 /// The permissions of a file for which the client asks none: a script may be run at once, as one that was checked out.
 pub const FILE_MODE: u32 = 0o755;
 
@@ -69,7 +69,7 @@ pub struct TaskRequest {
     pub stdin: Option<Content>,
     /// Files to put into the workspace before the start: relative path to content.
     #[serde(default, deserialize_with = "unique_keys", skip_serializing)]
-    #[schema(value_type = BTreeMap<String, FileForms>, example = json!({"script.py": "print('Hello from Python')"}))]
+    #[schema(value_type = BTreeMap<String, super::content::FileForms>, example = json!({"script.py": "print('Hello from Python')"}))]
     pub files: BTreeMap<String, FileRequest>,
     /// Archives to unpack into the workspace, before the files.
     #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
@@ -205,7 +205,6 @@ pub struct Expect {
 #[derive(ToSchema)]
 #[schema(as = Compare, example = "tokens")]
 #[serde(untagged)]
-#[expect(dead_code, reason = "tells the OpenAPI document of Compare's forms")]
 pub enum CompareForms {
     /// "exact", "lines" (without blanks at the end of lines, and blank lines at the end) or "tokens" (what is between white
     /// space).
@@ -380,6 +379,21 @@ pub enum Refusal {
     CodePath(String),
 }
 
+impl TaskRequest {
+    /// What keeps it from being a task: it has a command, or a language and code.
+    pub fn nothing_to_run(&self) -> Option<&'static str> {
+        match (&self.command, &self.language, &self.code) {
+            (Some(command), None, None) if command.trim().is_empty() => Some(EMPTY_COMMAND),
+            (Some(_), None, None) => self.compile_limits.is_some().then_some("compile_limits goes with language"),
+            (None, Some(_), Some(_)) => None,
+            (None, None, None) => Some("missing field `command`"),
+            (Some(_), ..) => Some("command stands in place of language and code"),
+            (None, Some(_), None) => Some("language needs code"),
+            (None, None, Some(_)) => Some("code needs a language"),
+        }
+    }
+}
+
 impl Job {
     /// Looks at everything that could keep `request` from running here. That it has a command, or a language with its code,
     /// is known.
@@ -421,6 +435,68 @@ impl Job {
             check_strings(&task.command, &task.args, &task.env)?;
         }
         Ok(Self { compile: job.0, run: job.1, archives })
+    }
+}
+
+/// What one case of a judgement gives a program beside what all of them have.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct CaseInput {
+    /// In place of the request's.
+    pub args: Option<Vec<String>>,
+    /// Added to the request's, or in place of them.
+    pub env: BTreeMap<String, String>,
+    pub files: BTreeMap<String, FileRequest>,
+    pub limits: ResourceLimits,
+}
+
+/// The part of a task that differs from case to case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CasePart {
+    /// After the arguments that all have.
+    pub args: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub files: BTreeMap<WorkspacePath, Node<Content>>,
+    pub limits: Limits,
+}
+
+impl CasePart {
+    /// What `input` gives a task that was asked for with these `limits`.
+    ///
+    /// # Errors
+    /// As [`Job::parse`]'s.
+    pub fn parse(
+        input: CaseInput,
+        task: &Task<Content>,
+        (args, limits): (&[String], &ResourceLimits),
+        bounds: &Bounds,
+        images: &[Offer],
+    ) -> Result<Self, Refusal> {
+        let image = image::find(&task.image.name, images)?;
+        let limits = bounds.grant(&input.limits.or(limits), &image.limits)?;
+        let files = parse_files(input.files, &limits)?;
+        let args = input.args.unwrap_or_else(|| args.to_vec());
+        let all: Vec<String> = task.args.iter().chain(&args).cloned().collect();
+        let env: BTreeMap<String, String> = task.env.clone().into_iter().chain(input.env.clone()).collect();
+        check_strings(&task.command, &all, &env)?;
+        Ok(Self { args, env: input.env, files, limits })
+    }
+}
+
+impl ResourceLimits {
+    /// These, and where they say nothing, `others`.
+    pub fn or(&self, others: &Self) -> Self {
+        Self {
+            memory_limit: self.memory_limit.or(others.memory_limit),
+            cpu_time_limit: self.cpu_time_limit.or(others.cpu_time_limit),
+            wall_time_limit: self.wall_time_limit.or(others.wall_time_limit),
+            max_processes: self.max_processes.or(others.max_processes),
+            max_file_descriptors: self.max_file_descriptors.or(others.max_file_descriptors),
+            max_output_size: self.max_output_size.or(others.max_output_size),
+            stack_limit: self.stack_limit.or(others.stack_limit),
+            workspace_limit: self.workspace_limit.or(others.workspace_limit),
+            max_file_size: self.max_file_size.or(others.max_file_size),
+            cpus: self.cpus.or(others.cpus),
+        }
     }
 }
 

@@ -1,0 +1,70 @@
+//! POST /judge: a program against cases, in one request.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::App;
+use super::error::{ApiError, ErrorBody};
+use super::execute::{json_answer, offers, parse_object, saturated, take_body};
+use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
+use crate::scheduler::{Client, RETRY_AFTER};
+
+/// Judge a program: compile it once, run it for each case, and compare what it prints.
+#[utoipa::path(
+    post,
+    path = "/judge",
+    tag = "Task Execution",
+    request_body(content = JudgeRequest, example = json!({
+        "command": "python3", "args": ["sum.py"],
+        "files": {"sum.py": "print(sum(map(int, input().split())))"},
+        "cases": [{"name": "small", "stdin": "1 2\n", "expected": "3\n"}, {"name": "large", "stdin": "10 20\n", "expected": "30\n"}],
+        "compare": "tokens"
+    })),
+    responses(
+        (status = 200, description = "Every case has its verdict.", body = JudgeResponse),
+        (status = 400, description = "The body is no judgement; nothing ran.", body = ErrorBody,
+            example = json!({"error": "Validation error", "details": "Invalid cases: at least one case is needed"})),
+        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
+            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
+        (status = 403, description = "An unknown API key.", body = ErrorBody,
+            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 413, description = "The body is too large: put what is large as blobs.", body = ErrorBody,
+            example = json!({"error": "Request too large", "details": "Request body exceeds maximum size limit"})),
+        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
+        (status = 500, description = "Faber itself failed and nothing ran.", body = ErrorBody,
+            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
+        (status = 503, description = "The queue is full, or no turn came in time.", body = ErrorBody,
+            headers(("Retry-After" = u64, description = "Seconds to wait")),
+            example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),
+    )
+)]
+pub async fn judge(
+    State(app): State<Arc<App>>,
+    Extension(client): Extension<Client>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let (body, mut held) = take_body(&app, &headers, body).await?;
+    let request: JudgeRequest = parse_object(&body)?;
+    drop(body);
+    let (cases, most) = (request.cases.len(), app.config.judge.max_cases as usize);
+    if cases > most {
+        return Err(ApiError::Invalid(format!("Invalid cases: {cases} cases are more than the {most} allowed")));
+    }
+    tracing::Span::current().record("tasks", cases);
+    let judgement =
+        Judgement::parse(&app.engine, request, &offers(&app)?).map_err(|error| ApiError::Invalid(error.to_string()))?;
+    held.more(&app.buffers, judgement.output())?;
+    match judgement.run(&app.engine, client, &[], &|_, _| {}).await.map_err(saturated)? {
+        Judged::Response(response) => json_answer(held, &*response),
+        Judged::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
+        Judged::Fault => Err(ApiError::Internal),
+    }
+}
