@@ -8,14 +8,17 @@ mod front;
 mod image;
 mod import;
 mod inspect;
+mod judge;
 mod key;
 mod log;
 mod long;
 mod openapi;
+mod pool;
 mod run;
 mod runner;
 mod serve;
 mod store;
+mod tests;
 
 use std::process::ExitCode;
 
@@ -36,6 +39,7 @@ const EXAMPLES: &str = "\
 Examples:
   faber doctor                              is everything here that Faber needs?
   faber run -- python3 -c 'print(1)'        run one task, without a server
+  faber judge main.cpp tests/               judge a program: tests/*.in against tests/*.out
   faber serve --open-mode                   serve everybody on 127.0.0.1:8080";
 
 #[derive(Debug, Subcommand)]
@@ -44,6 +48,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run one task, without a server
     Run(run::RunArgs),
+    /// Run a program against a directory of tests, without a server
+    Judge(judge::JudgeArgs),
     /// Check that this machine has what Faber needs
     Doctor(doctor::DoctorArgs),
     /// Print the effective configuration, and where each value came from
@@ -74,6 +80,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Run(args) => run::run(args),
+        Command::Judge(args) => judge::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Openapi => openapi::run(),

@@ -120,7 +120,7 @@ pub struct RunArgs {
 /// Faber, not the task, is to blame; or the task was refused.
 #[derive(Debug, thiserror::Error)]
 #[error("the task was not run: {0}")]
-pub struct CannotRun(String);
+pub struct CannotRun(pub String);
 
 pub fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let json = args.json;
@@ -391,7 +391,7 @@ fn variable(pair: &str) -> anyhow::Result<(String, String)> {
 }
 
 /// A file's name in the workspace and its bytes.
-fn read(file: &str) -> anyhow::Result<(String, FileRequest)> {
+pub fn read(file: &str) -> anyhow::Result<(String, FileRequest)> {
     let (path, name) = match file.split_once(':') {
         Some((path, name)) => (path, Some(name.to_owned())),
         None => (file, Path::new(file).file_name().and_then(|name| name.to_str()).map(str::to_owned)),

@@ -31,7 +31,7 @@ use crate::chain::chain;
 use crate::frame;
 use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, UidRange, share_directory};
-use child::Child;
+pub use child::Child;
 pub use instance::{Instance, InstanceError, run_dir};
 use manager::Manager;
 use wire::Message;
