@@ -12,8 +12,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::long::INTERRUPTED;
 use super::pool::Pool;
+use super::problem::{self, TestFiles};
 use super::run::{CannotRun, WEAKER, read_bytes};
-use super::tests::{self, TestFiles};
 use crate::config::{Flag, Loaded, Size, Span};
 use crate::image::{Catalog, Store};
 use crate::judge::{
@@ -132,7 +132,7 @@ fn judge(args: JudgeArgs) -> anyhow::Result<Option<JudgeResponse>> {
     let no_cgroup = Flag { key: "execution.cgroup", flag: "--no-cgroup", value: false.into() };
     let mut config =
         Loaded::read(args.config.as_deref(), args.no_cgroup.then_some(no_cgroup).into_iter().collect())?.config;
-    let tests = tests::find(&args.tests)?;
+    let tests = problem::find(&args.tests)?;
     super::become_root(&mut config)?;
     needs::require(config.resources().groups)?;
     if config.resources().groups == Groups::Unused {

@@ -14,11 +14,11 @@ mod log;
 mod long;
 mod openapi;
 mod pool;
+mod problem;
 mod run;
 mod runner;
 mod serve;
 mod store;
-mod tests;
 
 use std::process::ExitCode;
 

@@ -16,6 +16,9 @@ use crate::scheduler::{Capacity, Scheduler};
 /// How long runners may take to end when their sockets are closed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// To each runner, by its slot's name.
+pub type Sockets = Vec<(String, UnixStream)>;
+
 /// An instance with its runners. Dropping it waits for their ends, and removes what they left.
 pub struct Pool {
     instance: Instance,
@@ -27,7 +30,7 @@ impl Pool {
     ///
     /// # Errors
     /// When something of it cannot be made.
-    pub fn start(config: &Config) -> anyhow::Result<(Self, Engine, Vec<(String, UnixStream)>)> {
+    pub fn start(config: &Config) -> anyhow::Result<(Self, Engine, Sockets)> {
         let instance = Instance::found(config.resources())?;
         let spool = Spool::create(config.spool())?;
         let mut pool = Self { instance, runners: Vec::new() };
