@@ -63,7 +63,26 @@ const BODY_PATIENCE: Duration = Duration::from_secs(60);
     post,
     path = "/execute",
     tag = "Task Execution",
-    request_body(content = ExecuteRequest, example = json!({"tasks": [{"command": "echo", "args": ["Hello, Faber!"]}]})),
+    request_body(content = ExecuteRequest, examples(
+        ("A command" = (value = json!({"tasks": [{"command": "echo", "args": ["Hello, Faber!"]}]}))),
+        ("Input, and files back" = (value = json!({"tasks": [{
+            "command": "sh", "args": ["-c", "sort -u > words.txt"], "stdin": "pear\napple\npear\n",
+            "files": {"data/blob.bin": {"base64": "AAEC/w==", "mode": "0644"}, "empty": {"directory": true}},
+            "outputs": ["*.txt", "plot.png?"], "detail": true}]}))),
+        ("Output of any kind" = (value = json!({"tasks": [{
+            "command": "sh", "args": ["-c", "printf '\\377\\n'; echo done >&2"], "output_encoding": "auto",
+            "merge_output": "beside", "on_output_limit": "discard"}]}))),
+        ("Steps" = (value = json!({"tasks": [
+            {"name": "make", "command": "seq", "args": ["3"]},
+            {"name": "sum", "command": "awk", "args": ["{ s += $1 } END { print s }"],
+                "stdin": {"from": "make", "stream": "stdout"}, "expect": {"stdout": "6\n", "compare": "tokens"}},
+            {"command": "echo", "args": ["the end"], "needs": ["sum"], "run_when": "always"}]}))),
+        ("Pipes" = (value = json!({
+            "tasks": [
+                {"name": "ask", "command": "sh", "args": ["-c", "echo 6 7; read answer; echo $answer >&2"]},
+                {"name": "reply", "command": "sh", "args": ["-c", "read a b; echo $((a * b))"], "record": ["stdout"]}],
+            "connect": [["ask.stdout", "reply.stdin"], ["reply.stdout", "ask.stdin"]]}))),
+    )),
     responses(
         (status = 200, description = "Every task has its result, those that failed or were refused too.",
             body = ExecuteResponse, headers(

@@ -1,6 +1,7 @@
-"""Opens the interactive documentation in headless Chromium, tries POST /execute out, and prints the response.
+"""Opens the interactive documentation in headless Chromium, tries an operation out with its example, and prints the
+response.
 
-Usage: try_it_out.py URL SCREENSHOT. Speaks WebDriver (w3.org/TR/webdriver2) to chromedriver with the standard library.
+Usage: try_it_out.py URL SCREENSHOT OPERATION. Speaks WebDriver (w3.org/TR/webdriver2) to chromedriver with the standard library.
 """
 import base64
 import contextlib
@@ -73,10 +74,10 @@ def browser():
             process.wait()
 
 
-def main(url, screenshot):
+def main(url, screenshot, name):
     with browser() as driver:
         driver.command("POST", "/url", {"url": url})
-        operation = "[id^='operations-'][id*='execute']"
+        operation = f"[id^='operations-'][id$='-{name}']"
         driver.click(f"{operation} .opblock-summary-control")
         driver.click(f"{operation} .try-out__btn")
         driver.click(f"{operation} .execute")

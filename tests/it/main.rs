@@ -13,6 +13,7 @@ mod isolation;
 mod lifecycle;
 mod limits;
 mod oci;
+mod readme;
 mod rootless;
 mod scripts;
 mod support;

@@ -119,7 +119,11 @@ impl Server {
     }
 
     pub fn post(&self, body: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = agent().post(format!("{}/execute", self.url));
+        self.post_to("/execute", body, headers)
+    }
+
+    pub fn post_to(&self, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = agent().post(format!("{}{path}", self.url));
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type")) {
             request = request.content_type("application/json");
         }
