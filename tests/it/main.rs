@@ -2,6 +2,7 @@
 
 mod architecture;
 mod cgroup2;
+mod commands;
 mod contract;
 
 mod engines;
