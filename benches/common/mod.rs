@@ -54,7 +54,12 @@ impl Client {
 
     /// One that asks for all of the tasks at once.
     pub fn of_tasks(server: &Server, tasks: &[Value]) -> Self {
-        let (url, body) = (format!("{}/execute", server.url()), json!({ "tasks": tasks }).to_string());
+        Self::of(server, "/execute", &json!({ "tasks": tasks }))
+    }
+
+    /// One that asks for something else.
+    pub fn of(server: &Server, path: &str, body: &Value) -> Self {
+        let (url, body) = (format!("{}{path}", server.url()), body.to_string());
         Self { agent: ureq::agent(), url, body, status: "Success" }
     }
 
@@ -83,6 +88,7 @@ impl Client {
         let body: Value = serde_json::from_str(&text).unwrap();
         let mut results = body["results"].as_array().into_iter().flatten();
         assert!(results.all(|result| result["status"] == self.status), "{text}");
+        assert!(body.get("verdict").is_none_or(|verdict| verdict == "Accepted"), "{text}");
         (took, body)
     }
 }

@@ -10,6 +10,7 @@ mod compare;
 mod load;
 mod plot;
 mod server;
+mod transfer;
 mod ways;
 
 use std::fs;
@@ -86,7 +87,7 @@ impl Run {
 
 fn main() {
     let args = Args::parse();
-    let bar = ProgressBar::new(16)
+    let bar = ProgressBar::new(20)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
     let mut run =
         Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new(), refusals_told: false };
@@ -97,6 +98,7 @@ fn main() {
     let server = Server::start(&["--open-mode"], &common::SETTINGS);
     cases::all(&mut run, &server);
     breakdown::breakdown(&mut run, &server);
+    transfer::all(&mut run, &server);
     load::all(&mut run, &server);
     server::all(&mut run, &server);
     drop(server);

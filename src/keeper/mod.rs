@@ -17,7 +17,7 @@ pub mod wire;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ use crate::artifact::Spool;
 use crate::chain::chain;
 use crate::frame;
 use crate::runner::wire::Setup;
-use crate::sandbox::{IdError, UidRange, share_directory};
+use crate::sandbox::{IdError, Shared, UidRange, share_directory};
 pub use child::Child;
 pub use instance::{Instance, InstanceError, run_dir};
 use manager::Manager;
@@ -79,7 +79,7 @@ struct Keeper {
     /// Where what tasks leave is, as long as somebody wants it.
     spool: Spool,
     /// Where blobs are kept, as the front may write there.
-    blobs: Option<OwnedFd>,
+    blobs: Option<Shared>,
     front: Option<Front>,
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
@@ -180,7 +180,7 @@ impl Keeper {
             memory_pressure: self.instance.memory_pressure(),
         };
         let mut fds = vec![listener.as_fd(), self.spool.as_fd()];
-        fds.extend(self.blobs.as_ref().map(AsFd::as_fd));
+        fds.extend(self.blobs.as_ref().map(|blobs| blobs.directory.as_fd()));
         let sent = wire::send(&socket, &message, &fds);
         tracing::debug!(pid = child.id(), "the front is started");
         self.front = Some(Front { child, socket, heard: false });
@@ -329,7 +329,7 @@ impl Keeper {
 }
 
 /// Without a place for blobs the service goes on, and says so.
-fn open_blobs(data_dir: &Path, front: &UidRange) -> Option<OwnedFd> {
+fn open_blobs(data_dir: &Path, front: &UidRange) -> Option<Shared> {
     let path = data_dir.join("blobs");
     share_directory(&path, front)
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "blobs cannot be kept here"))

@@ -28,7 +28,7 @@ mod workspace;
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
 pub use namespaces::{probe as probe_namespaces, probe_procfs};
-pub use shared::share_directory;
+pub use shared::{Shared, share_directory};
 pub use slot::{Slot, SlotError, SlotPlace};
 pub use streams::{Inlet, Links, Outlet};
 pub use workshop::{Workshop, WorkshopError};

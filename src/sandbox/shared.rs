@@ -4,7 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, lchown};
 use std::path::Path;
 
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -13,13 +13,20 @@ use super::ids::UidRange;
 use super::kernel;
 use super::namespaces::Namespaces;
 
+/// A directory that a process may write to that has its descriptor.
+pub struct Shared {
+    pub directory: OwnedFd,
+    /// Held where the directory was given away: only one may have it then.
+    _lock: Option<File>,
+}
+
 /// Makes the directory, which is nobody else's, and opens it for the first user of `ids`. (mount_setattr(2))
 ///
 /// Where it cannot be ID-mapped, it is given to that user, unless another Faber that lives has it.
 ///
 /// # Errors
 /// Those of the calls; `WouldBlock` when another has it.
-pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<OwnedFd> {
+pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<Shared> {
     match DirBuilder::new().recursive(true).mode(0o755).create(path.parent().unwrap_or(path)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
@@ -34,15 +41,19 @@ pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<OwnedFd> {
         const PLAIN: u64 = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
         kernel::mount_setattr(tree.as_fd(), PLAIN, Some(namespaces.user())).map(|()| tree)
     });
-    mapped.or_else(|_| give(path, ids.base()))
+    match mapped {
+        Ok(directory) => Ok(Shared { directory, _lock: None }),
+        Err(_) => give(path, ids.base()),
+    }
 }
 
-/// The lock goes with the last of the descriptor's copies, which the user has.
-fn give(path: &Path, id: u32) -> io::Result<OwnedFd> {
-    let directory = File::open(path)?;
-    directory.try_lock().map_err(io::Error::from)?;
+/// The lock is beside the directory, which has locks of its own.
+fn give(path: &Path, id: u32) -> io::Result<Shared> {
+    let lock =
+        File::options().write(true).create(true).truncate(false).mode(0o600).open(path.with_extension("lock"))?;
+    lock.try_lock().map_err(io::Error::from)?;
     give_all(path, id)?;
-    Ok(directory.into())
+    Ok(Shared { directory: File::open(path)?.into(), _lock: Some(lock) })
 }
 
 /// Two levels of directories and the files in them, none of which is a link.

@@ -50,8 +50,13 @@ impl Scheduler {
             };
             let Job { submission, started, mut reply, ticket, span } = job;
             let _ = started.send(());
-            let mut running =
-                Running { orders: &mut orders, notices: &mut notices, cancelled: cancelled.clone(), name };
+            let mut running = Running {
+                orders: &mut orders,
+                notices: &mut notices,
+                cancelled: cancelled.clone(),
+                name,
+                partner_failed: false,
+            };
             let (finished, ended) = running.run(submission, &mut reply, ticket).instrument(span).await;
             if reply.send(finished).is_err_and(|finished| !matches!(finished.report.outcome, Outcome::Cancelled)) {
                 tracing::debug!(runner = name, "nobody waits for the report any more");
@@ -83,6 +88,8 @@ struct Running<'a> {
     notices: &'a mut Notices,
     cancelled: watch::Receiver<bool>,
     name: &'a str,
+    /// A task that was to start together with this one could not.
+    partner_failed: bool,
 }
 
 impl Running<'_> {
@@ -102,6 +109,10 @@ impl Running<'_> {
                     tracing::error!(runner = self.name, fault, "a task could not be started");
                 }
                 let packed = Packed::new(fds);
+                if self.partner_failed {
+                    let report = Report::not_executed("a task that it is connected with could not be started");
+                    return (report.into(), Ok(()));
+                }
                 match taken.try_map(|data| packed.unpack(data)) {
                     Ok(taken) => (Finished { report: *report, taken, queued: Duration::ZERO }, Ok(())),
                     Err(error) => (lost().into(), Err(error)),
@@ -149,7 +160,10 @@ impl Running<'_> {
                 }
             }
             let all_can = tokio::select! {
-                all_can = ticket.prepared() => all_can,
+                all_can = ticket.prepared() => {
+                    self.partner_failed = !all_can;
+                    all_can
+                }
                 () = &mut given_up => false,
             };
             send(self.orders, if all_can { &Order::Go } else { &Order::Cancel }).await?;
