@@ -1,9 +1,10 @@
 //! The real server, real containers. One binary; a module for each capability.
 
 mod architecture;
+mod blobs;
 mod cgroup2;
+mod content;
 mod contract;
-
 mod engines;
 mod examples;
 mod hostile;
@@ -15,6 +16,7 @@ mod limits;
 mod oci;
 mod rootless;
 mod scripts;
+mod steps;
 mod support;
 mod swagger;
 mod usage;
