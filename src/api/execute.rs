@@ -126,7 +126,8 @@ pub async fn execute(
     let planned = Planned::new(&app.engine, tasks, &connect, &offers(&app)?)
         .map_err(|error| ApiError::Invalid(error.to_string()))?;
     held.more(&app.buffers, planned.output())?;
-    let ended = app.engine.run(client, &owner, planned).await.map_err(saturated)?;
+    let mut room = |bytes| held.more(&app.buffers, bytes).is_ok();
+    let ended = app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)?;
     let results = match ended {
         Ended::Results(results) => results,
         Ended::Queued => return Err(ApiError::Saturated { retry_after: RETRY_AFTER }),

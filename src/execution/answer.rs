@@ -45,9 +45,21 @@ impl FormRequest {
     }
 }
 
+/// Whether so many bytes more may be held in memory until the answer is written.
+pub type Room<'a> = dyn FnMut(u64) -> bool + Send + 'a;
+
+/// How often the bytes of a file are in memory while an answer is made: as text, and as JSON.
+const TOLD_TIMES: u64 = 2;
+
 impl Engine {
     /// One result for each task, in order; or what stands for all.
-    pub(super) async fn answer(&self, owner: &str, planned: Planned, ends: Vec<Option<End>>) -> Ended {
+    pub(super) async fn answer(
+        &self,
+        owner: &str,
+        planned: Planned,
+        ends: Vec<Option<End>>,
+        room: &mut Room<'_>,
+    ) -> Ended {
         let decides = |end: &&End| !matches!(end, End::Blocked(_));
         let all = |is: fn(&End) -> bool| ends.iter().flatten().filter(decides).all(is);
         if all(|end| matches!(end, End::Queued(_))) {
@@ -58,7 +70,7 @@ impl Engine {
         }
         let mut results = Vec::new();
         for at in 0..planned.tasks.len() {
-            results.push(self.result(owner, &planned, &ends, at).await);
+            results.push(self.result(owner, &planned, &ends, at, room).await);
         }
         for pipe in &planned.plan.connections {
             tell_who_ended_first(planned.graph.unit(pipe.from), &ends, &mut results);
@@ -66,7 +78,14 @@ impl Engine {
         Ended::Results(results)
     }
 
-    async fn result(&self, owner: &str, planned: &Planned, ends: &[Option<End>], at: usize) -> TaskResult {
+    async fn result(
+        &self,
+        owner: &str,
+        planned: &Planned,
+        ends: &[Option<End>],
+        at: usize,
+        room: &mut Room<'_>,
+    ) -> TaskResult {
         let task = &planned.tasks[at];
         let compile = planned.compilations.iter().position(|&compiled| compiled == at);
         let compile = compile.and_then(|number| ends[planned.tasks.len() + number].clone());
@@ -92,7 +111,7 @@ impl Engine {
         let mut result = TaskResult::new(report, form);
         result.cached = cached.then_some(true);
         if let Some(job) = job.filter(|_| task.request.globs > 0) {
-            self.tell_files(owner, taken, &job.run.outputs.globs[..task.request.globs], &mut result).await;
+            self.tell_files(owner, taken, &job.run.outputs.globs[..task.request.globs], room, &mut result).await;
         }
         if task.request.is_language {
             tell_compilation(compile, &mut result);
@@ -103,13 +122,21 @@ impl Engine {
         result
     }
 
-    /// Adds the files that the client asked for.
-    async fn tell_files(&self, owner: &str, taken: Taken<Artifact>, globs: &[OutputGlob], result: &mut TaskResult) {
+    /// Adds the files that the client asked for: those for which there is no room in the answer as blobs.
+    async fn tell_files(
+        &self,
+        owner: &str,
+        taken: Taken<Artifact>,
+        globs: &[OutputGlob],
+        room: &mut Room<'_>,
+        result: &mut TaskResult,
+    ) {
         let Taken { files, missing, mut omitted, .. } = taken;
-        let asked: Vec<TakenFile<Artifact>> =
-            files.into_iter().filter(|file| globs.iter().any(|glob| glob.matches(&file.path))).collect();
-        let (blobs, inline, owner) = (self.blobs.clone(), self.inline_limit, owner.to_owned());
-        let told = tokio::task::spawn_blocking(move || tell_all(asked, inline, blobs.as_ref(), &owner)).await;
+        let asked = files.into_iter().filter(|file| globs.iter().any(|glob| glob.matches(&file.path)));
+        let mut is_inline = |size: u64| size <= self.inline_limit && room(TOLD_TIMES * size);
+        let asked: Vec<_> = asked.map(|file| (is_inline(file.content.size()), file)).collect();
+        let (blobs, owner) = (self.blobs.clone(), owner.to_owned());
+        let told = tokio::task::spawn_blocking(move || tell_all(asked, blobs.as_ref(), &owner)).await;
         let (told, failed) = told.unwrap_or_default();
         for (path, reason) in failed {
             omitted.count += 1;
@@ -170,17 +197,19 @@ fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [Tas
 /// Adds all files that were taken, whatever their size.
 pub fn told_inline(taken: Taken<Artifact>, result: &mut TaskResult) {
     let Taken { files, missing, omitted, .. } = taken;
-    result.files = Some(tell_all(files, u64::MAX, None, "").0);
+    let files = files.into_iter().map(|file| (true, file)).collect();
+    result.files = Some(tell_all(files, None, "").0);
     result.missing_outputs = (!missing.is_empty()).then_some(missing);
     result.omitted_outputs = (omitted != Omitted::default()).then_some(omitted);
 }
 
 type Files = (BTreeMap<String, FileResult>, BTreeMap<String, String>);
 
-fn tell_all(files: Vec<TakenFile<Artifact>>, inline: u64, blobs: Option<&Arc<Blobs>>, owner: &str) -> Files {
+/// `files` with whether their bytes are to be in the answer.
+fn tell_all(files: Vec<(bool, TakenFile<Artifact>)>, blobs: Option<&Arc<Blobs>>, owner: &str) -> Files {
     let (mut told, mut failed) = Files::default();
-    for TakenFile { path, mode, content } in files {
-        let one = if content.size() <= inline { tell(&content) } else { put(&content, blobs, owner) };
+    for (is_inline, TakenFile { path, mode, content }) in files {
+        let one = if is_inline { tell(&content) } else { put(&content, blobs, owner) };
         match one {
             Ok(file) => _ = told.insert(path, FileResult { mode: format!("{mode:04o}"), ..file }),
             Err(reason) => _ = failed.insert(path, reason),

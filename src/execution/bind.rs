@@ -228,7 +228,8 @@ fn copy(path: &Path, spool: &Spool) -> Result<Artifact, String> {
     Ok(bytes.into())
 }
 
-/// Adds what an archive holds to `files`: small files as they are, all others as parts of one file in the spool.
+/// Adds what an archive holds to `files`, as parts of one file in the spool: what is unpacked may be a thousand times what was
+/// sent, and is never in the front's memory.
 fn unpack(
     archive: &Artifact,
     format: ArchiveFormat,
@@ -247,14 +248,13 @@ fn unpack(
             Kind::Directory => Node::Directory,
             Kind::Symlink { target } => Node::Symlink(target),
             Kind::File { mode, offset, size } => {
-                let whole = Artifact::File(Slice { file: file.clone(), offset, size });
-                let content = if size <= INLINE { whole.read().map(Artifact::Bytes).map_err(no_room)? } else { whole };
+                let content = Artifact::File(Slice { file: file.clone(), offset, size });
                 Node::File { content, mode: Some(mode) }
             }
         };
         files.insert(path, node);
     }
-    // Each is a message's word, and may be a descriptor.
+    // Each is a message's word.
     let most = bounds.entries + FILES;
     if files.len() > most { Err(format!("archives: more than {most} files")) } else { Ok(()) }
 }

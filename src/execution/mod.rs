@@ -28,7 +28,7 @@ use crate::scheduler::{Admission, Client, Finished, Piped, QueueTimeout, Saturat
 use crate::task::{
     Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
 };
-pub use answer::{tell_compilation, told_inline};
+pub use answer::{Room, tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
 pub use cache::Cache;
 pub use verdict::{compare, of_status};
@@ -221,11 +221,17 @@ impl Engine {
         }
     }
 
-    /// Runs all of a request's tasks. Dropping this ends them.
+    /// Runs all of a request's tasks. Dropping this ends them. Files for which there is no `room` in the answer become blobs.
     ///
     /// # Errors
     /// When too many of the client's tasks wait: then none was taken.
-    pub async fn run(&self, client: Client, owner: &str, mut planned: Planned) -> Result<Ended, Saturated> {
+    pub async fn run(
+        &self,
+        client: Client,
+        owner: &str,
+        mut planned: Planned,
+        room: &mut Room<'_>,
+    ) -> Result<Ended, Saturated> {
         let admission = self.scheduler.admit(client, planned.steps())?;
         let mut ends: Vec<Option<End>> = vec![None; planned.tasks.len() + planned.compilations.len()];
         let mut running = FuturesUnordered::new();
@@ -247,7 +253,7 @@ impl Engine {
         // Their ends of pipes, and what they hold, go before the answer is made.
         drop(running);
         drop(admission);
-        Ok(self.answer(owner, planned, ends).await)
+        Ok(self.answer(owner, planned, ends, room).await)
     }
 
     fn why_blocked(&self, planned: &Planned, ends: &[Option<End>], blocked: crate::graph::Blocked) -> String {

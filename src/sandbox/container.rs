@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
@@ -381,7 +382,7 @@ impl Running {
     }
 
     fn hand_over_files(&mut self, task: &Task<Artifact>) -> io::Result<()> {
-        let (mut files, mut descriptors, mut follow) = (Files::new(), Vec::new(), Vec::new());
+        let (mut files, mut sources, mut follow) = (Files::new(), Vec::<&Arc<File>>::new(), Vec::new());
         for (path, node) in &task.files {
             let node = match node {
                 Node::Directory => Node::Directory,
@@ -391,13 +392,18 @@ impl Running {
                     Node::File { content: Source::Follows(bytes.len() as u64), mode: *mode }
                 }
                 Node::File { content: Artifact::File(Slice { file, offset, size }), mode } => {
-                    descriptors.push(file.as_fd());
-                    let index = descriptors.len() as u32 - 1;
+                    // All that an archive holds is in one file.
+                    let known = sources.iter().rposition(|known| Arc::ptr_eq(known, file));
+                    let index = known.unwrap_or_else(|| {
+                        sources.push(file);
+                        sources.len() - 1
+                    }) as u32;
                     Node::File { content: Source::File { index, offset: *offset, size: *size }, mode: *mode }
                 }
             };
             files.push((path.clone(), node));
         }
+        let descriptors: Vec<BorrowedFd<'_>> = sources.into_iter().map(|source| source.as_fd()).collect();
         frame::send_with(&self.control, &files, &descriptors)?;
         follow.into_iter().try_for_each(|bytes| frame::send_all(&self.control, bytes))
     }

@@ -6,7 +6,7 @@
 //! the directory (openat2(2), RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, RESOLVE_NO_MAGICLINKS). What is no regular file is never
 //! opened.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,13 +17,17 @@ use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspi
 
 use crate::artifact::{Artifact, INLINE, Slice, Spool, read_only};
 use crate::image::WORKSPACE;
-use crate::task::{Omitted, Outputs, Taken, TakenFile, TransferBounds};
+use crate::task::{Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds};
 
 /// Directories below each other that are looked into.
 const DEEPEST: usize = 64;
 /// Files that are named among those that were left out.
 const NAMED: usize = 20;
+/// Bytes of the paths that are held while files are looked for: those beyond would not be taken anyway, and a workspace has room
+/// for hundreds of megabytes of them.
+const PATHS_BYTES: usize = 1 << 20;
 const CHUNK: usize = 256 << 10;
+const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 pub struct Workspace(OwnedFd);
 
@@ -53,49 +57,16 @@ impl Workspace {
     /// # Errors
     /// When the workspace cannot be read, or the spool is full.
     pub fn take(&self, outputs: &Outputs, spool: &Spool) -> io::Result<Taken<Artifact>> {
-        let found = self.find(outputs)?;
-        let mut taking = Taking { bounds: outputs.bounds, left: outputs.bounds.total, ..Taking::new(spool) };
-        for (path, matched) in &found {
-            match matched {
-                Ok(()) => self.take_one(path, &mut taking)?,
-                Err(reason) => taking.omit(path, (*reason).to_owned()),
-            }
+        let mut found = Found::new(&outputs.globs);
+        if let Ok(top) = beneath(&self.0, ".", LISTED) {
+            look(top, &mut Place { path: String::new(), is_text: true, depth: 0 }, &mut found)?;
         }
-        let is_missing =
-            |glob: &&crate::task::OutputGlob| !glob.optional && !found.keys().any(|path| glob.matches(path));
-        let missing = outputs.globs.iter().filter(is_missing).map(|glob| glob.as_str().to_owned()).collect();
+        let missing = found.missing();
+        let mut taking = Taking::new(spool, outputs.bounds, found.omitted);
+        for path in &found.paths {
+            self.take_one(path, &mut taking)?;
+        }
         Ok(Taken { missing, ..taking.finish()? })
-    }
-
-    /// The paths that match, each with the reason if it cannot be taken.
-    fn find(&self, outputs: &Outputs) -> io::Result<BTreeMap<String, Result<(), &'static str>>> {
-        let mut found = BTreeMap::new();
-        let mut directories = VecDeque::from([(String::new(), 0)]);
-        while let Some((path, depth)) = directories.pop_front() {
-            let name = if path.is_empty() { "." } else { &path };
-            // One without permission to be read is its owner's wish; root may read it, unless root is a user's.
-            let Ok(directory) = beneath(&self.0, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC) else {
-                continue;
-            };
-            for entry in Dir::new(directory)? {
-                let entry = entry?;
-                let bytes = entry.file_name().to_bytes();
-                if matches!(bytes, b"." | b"..") {
-                    continue;
-                }
-                let name = String::from_utf8_lossy(bytes);
-                let below = if path.is_empty() { name.clone().into_owned() } else { format!("{path}/{name}") };
-                match entry.file_type() {
-                    FileType::Directory if depth < DEEPEST => directories.push_back((below, depth + 1)),
-                    FileType::RegularFile if outputs.globs.iter().any(|glob| glob.matches(&below)) => {
-                        let is_text = std::str::from_utf8(bytes).is_ok();
-                        found.insert(below, if is_text { Ok(()) } else { Err("its name is not UTF-8") });
-                    }
-                    _ => {}
-                }
-            }
-        }
-        Ok(found)
     }
 
     fn take_one(&self, path: &str, taking: &mut Taking<'_>) -> io::Result<()> {
@@ -123,12 +94,119 @@ impl Workspace {
     }
 }
 
-fn beneath(root: &OwnedFd, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root, path, flags, Mode::empty(), resolve)?)
+/// Adds what matches in a directory, and below it. A descriptor for each level is all that is held of the directories.
+fn look(directory: OwnedFd, place: &mut Place, found: &mut Found<'_>) -> io::Result<()> {
+    let mut directory = Dir::new(directory)?;
+    while let Some(entry) = directory.read() {
+        let entry = entry?;
+        let bytes = entry.file_name().to_bytes();
+        if matches!(bytes, b"." | b"..") {
+            continue;
+        }
+        let outer = place.enter(bytes);
+        match entry.file_type() {
+            // One without permission to be read is its owner's wish; root may read it, unless root is a user's.
+            FileType::Directory if place.depth <= DEEPEST => {
+                if let Ok(inner) = beneath(directory.fd()?, entry.file_name(), LISTED) {
+                    look(inner, place, found)?;
+                }
+            }
+            FileType::RegularFile => found.add(place),
+            _ => {}
+        }
+        place.leave(outer);
+    }
+    Ok(())
 }
 
-/// What was taken up to now: small files as they are, all others one after the other in one file of the spool.
+/// Where in the workspace something is.
+struct Place {
+    /// Lossy, if it is no text.
+    path: String,
+    is_text: bool,
+    depth: usize,
+}
+
+impl Place {
+    /// Goes on to a name; returns what [`Place::leave`] takes.
+    fn enter(&mut self, name: &[u8]) -> (usize, bool) {
+        let outer = (self.path.len(), self.is_text);
+        if !self.path.is_empty() {
+            self.path.push('/');
+        }
+        self.path.push_str(&String::from_utf8_lossy(name));
+        self.is_text &= std::str::from_utf8(name).is_ok();
+        self.depth += 1;
+        outer
+    }
+
+    fn leave(&mut self, (length, is_text): (usize, bool)) {
+        self.path.truncate(length);
+        self.is_text = is_text;
+        self.depth -= 1;
+    }
+}
+
+/// The files that match, before any of them is opened.
+struct Found<'a> {
+    globs: &'a [OutputGlob],
+    /// Which of the globs match anything.
+    matched: Vec<bool>,
+    /// The first of them, in their order.
+    paths: BTreeSet<String>,
+    /// Of the paths together.
+    bytes: usize,
+    omitted: Omitted,
+}
+
+impl<'a> Found<'a> {
+    fn new(globs: &'a [OutputGlob]) -> Self {
+        Self { globs, matched: vec![false; globs.len()], paths: BTreeSet::new(), bytes: 0, omitted: Omitted::default() }
+    }
+
+    fn add(&mut self, place: &Place) {
+        let mut is_wanted = false;
+        for (glob, matched) in self.globs.iter().zip(&mut self.matched) {
+            if (!is_wanted || !*matched) && glob.matches(&place.path) {
+                (is_wanted, *matched) = (true, true);
+            }
+        }
+        if !is_wanted {
+            return;
+        }
+        if !place.is_text {
+            return omit(&mut self.omitted, &place.path, "its name is not UTF-8".into());
+        }
+        self.bytes += place.path.len();
+        self.paths.insert(place.path.clone());
+        while self.bytes > PATHS_BYTES {
+            let Some(last) = self.paths.pop_last() else { break };
+            self.bytes -= last.len();
+            self.omitted.count += 1;
+        }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        let globs = self.globs.iter().zip(&self.matched);
+        let missing = globs.filter(|(glob, matched)| !glob.optional && !**matched);
+        missing.map(|(glob, _)| glob.as_str().to_owned()).collect()
+    }
+}
+
+fn omit(omitted: &mut Omitted, path: &str, reason: String) {
+    omitted.count += 1;
+    if omitted.files.len() < NAMED {
+        omitted.files.insert(path.to_owned(), reason);
+    }
+}
+
+fn beneath(root: impl AsFd, path: impl rustix::path::Arg, flags: OFlags) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root.as_fd(), path, flags, Mode::empty(), resolve)?)
+}
+
+/// What was taken up to now: small files as they are, up to [`INLINE`] in all, all others one after the other in one file of
+/// the spool.
 struct Taking<'a> {
     bounds: TransferBounds,
     /// Bytes that may still be taken.
@@ -136,23 +214,17 @@ struct Taking<'a> {
     spool: &'a Spool,
     file: Option<File>,
     end: u64,
+    /// Bytes of the small ones.
+    inline: u64,
     small: Vec<(String, u32, Vec<u8>)>,
     large: Vec<(String, u32, u64, u64)>,
     omitted: Omitted,
 }
 
 impl<'a> Taking<'a> {
-    fn new(spool: &'a Spool) -> Self {
-        Self {
-            bounds: TransferBounds { count: 0, each: 0, total: 0 },
-            left: 0,
-            spool,
-            file: None,
-            end: 0,
-            small: Vec::new(),
-            large: Vec::new(),
-            omitted: Omitted::default(),
-        }
+    fn new(spool: &'a Spool, bounds: TransferBounds, omitted: Omitted) -> Self {
+        let (small, large) = (Vec::new(), Vec::new());
+        Self { bounds, left: bounds.total, spool, file: None, end: 0, inline: 0, small, large, omitted }
     }
 
     fn refuses(&self, size: u64) -> Option<String> {
@@ -168,15 +240,13 @@ impl<'a> Taking<'a> {
     }
 
     fn omit(&mut self, path: &str, reason: String) {
-        self.omitted.count += 1;
-        if self.omitted.files.len() < NAMED {
-            self.omitted.files.insert(path.to_owned(), reason);
-        }
+        omit(&mut self.omitted, path, reason);
     }
 
     fn add(&mut self, path: &str, mode: u32, size: u64, file: File) -> io::Result<()> {
         self.left -= size;
-        if size <= INLINE {
+        if self.inline + size <= INLINE {
+            self.inline += size;
             let mut bytes = Vec::new();
             file.take(size).read_to_end(&mut bytes)?;
             self.small.push((path.to_owned(), mode, bytes));

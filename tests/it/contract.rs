@@ -7,22 +7,12 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{FABER, Server, eventually, running};
+use crate::support::{FABER, Server, eventually, new_key, running};
 
 const NO_LIMIT: (&str, &str) = ("FABER_RATE_LIMIT__ENABLED", "false");
 
 fn fields(value: &Value) -> BTreeSet<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
-}
-
-/// A key, and the value of FABER_AUTH__KEYS that lets it in.
-fn new_key() -> (String, String) {
-    let output = std::process::Command::new(FABER).args(["key", "new", "--name", "class"]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let key = text.lines().find_map(|line| line.trim().starts_with("faber_").then(|| line.trim().to_owned())).unwrap();
-    let keys = text.lines().find_map(|line| line.trim().strip_prefix("keys = ")).unwrap().to_owned();
-    assert!(!keys.contains(&key), "the key itself is not for the file");
-    (key, keys)
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! The real server, real containers. One binary; a module for each capability.
 
 mod architecture;
+mod blobs;
 mod cgroup2;
 mod commands;
+mod content;
 mod contract;
-
 mod engines;
 mod examples;
 mod hostile;
@@ -17,6 +18,7 @@ mod oci;
 mod readme;
 mod rootless;
 mod scripts;
+mod steps;
 mod support;
 mod swagger;
 mod usage;

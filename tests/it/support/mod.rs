@@ -5,7 +5,8 @@ pub mod left;
 pub mod oci;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ pub struct Answer {
     pub status: u16,
     pub headers: ureq::http::HeaderMap,
     pub text: String,
+    pub bytes: Vec<u8>,
 }
 
 impl Answer {
@@ -114,8 +116,60 @@ impl Server {
         left::children(self.pid()).into_iter().filter(is).collect()
     }
 
+    /// Its front, once that serves.
+    pub fn front(&self) -> i32 {
+        assert_eq!(self.get("/health").status, 200);
+        self.processes("front")[0]
+    }
+
     pub fn get(&self, path: &str) -> Answer {
         answer(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    /// Any request.
+    pub fn send(&self, method: &str, path: &str, body: &[u8], headers: &[(&str, &str)]) -> Answer {
+        let mut request = ureq::http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        // HEAD and GET of ours have none.
+        if body.is_empty() && matches!(method, "GET" | "HEAD" | "DELETE") {
+            return answer(agent().run(request.body(()).unwrap()));
+        }
+        answer(agent().run(request.body(body).unwrap()))
+    }
+
+    /// Keeps bytes as a blob; its name.
+    #[track_caller]
+    pub fn put(&self, bytes: &[u8]) -> String {
+        let answer = self.send("PUT", "/blobs", bytes, &[]);
+        assert!(matches!(answer.status, 200 | 201), "{}", answer.text);
+        answer.json()["blob"].as_str().unwrap().to_owned()
+    }
+
+    /// A blob's bytes.
+    #[track_caller]
+    pub fn blob(&self, name: &str) -> Vec<u8> {
+        let answer = self.get(&format!("/blobs/{name}"));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.bytes
+    }
+
+    /// The results of a request that is answered with them: its whole body.
+    #[track_caller]
+    pub fn results(&self, body: &Value) -> Vec<Value> {
+        let answer = self.post(&body.to_string(), &[]);
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()["results"].as_array().unwrap().clone()
+    }
+
+    /// A client that asks and does not wait for the answer.
+    pub fn ask(&self, body: &Value) -> TcpStream {
+        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
+        let body = body.to_string();
+        let head = "POST /execute HTTP/1.1\r\nHost: faber\r\nConnection: close\r\nContent-Type: application/json";
+        write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        stream
     }
 
     pub fn post(&self, body: &str, headers: &[(&str, &str)]) -> Answer {
@@ -260,6 +314,24 @@ fn agent() -> ureq::Agent {
 #[track_caller]
 fn answer(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
     let mut response = response.unwrap();
-    let text = response.body_mut().with_config().limit(256 << 20).read_to_string().unwrap();
-    Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
+    let bytes = response.body_mut().with_config().limit(256 << 20).read_to_vec().unwrap();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Answer { status: response.status().as_u16(), headers: response.headers().clone(), text, bytes }
+}
+
+/// A key, and the value of FABER_AUTH__KEYS that lets it in.
+pub fn new_key() -> (String, String) {
+    let output = Command::new(FABER).args(["key", "new", "--name", "class"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let key = text.lines().find_map(|line| line.trim().starts_with("faber_").then(|| line.trim().to_owned())).unwrap();
+    let keys = text.lines().find_map(|line| line.trim().strip_prefix("keys = ")).unwrap().to_owned();
+    assert!(!keys.contains(&key), "the key itself is not for the file");
+    (key, keys)
+}
+
+/// A field of /proc/PID/status that is told in kB, in bytes.
+pub fn memory_of(pid: i32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
