@@ -39,6 +39,9 @@ const ENDINGS: [(&str, &str); 12] = [
     ("lua", "lua"),
 ];
 
+/// Columns of a table that can be read.
+const NARROWEST: u16 = 60;
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Tests are NAME.in with NAME.out or NAME.ans beside it (or NAME with NAME.a),
@@ -282,6 +285,10 @@ fn told(response: &JudgeResponse) -> String {
     }
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // A terminal that does not say how wide it is says 0.
+    if table.width().is_some_and(|width| width < NARROWEST) {
+        table.set_width(NARROWEST);
+    }
     table.set_header(["case", "verdict", "CPU", "memory", ""]);
     for case in &response.cases {
         table.add_row(row(case));

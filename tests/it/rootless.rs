@@ -84,6 +84,14 @@ fn a_user_serves() {
         let seen =
             server.python("import os; print(os.getuid(), sorted(os.listdir('/')), open('/proc/self/uid_map').read())");
         assert!(seen.starts_with("65000 ") && !seen.contains("home"), "{seen}");
+        // What goes in and comes out does so by root's descriptors, who is the user here.
+        let blob = server.put(b"kept by a user");
+        let result = server.run(json!({
+            "command": "sh", "args": ["-c", "cat > copy; head -c 2M /dev/zero > large; stat -c %s large"],
+            "stdin": { "blob": blob }, "outputs": ["copy"], "resource_limits": { "workspace_limit": 1 << 20 }
+        }));
+        assert_eq!(result["files"]["copy"]["text"], "kept by a user", "{result}");
+        assert!(result["stdout"].as_str().unwrap().trim().parse::<u64>().unwrap() < 1 << 20, "{result}");
         assert_eq!(server.stop(), Some(0), "{}", server.log());
         assert_eq!(group.groups(), ["keeper"]);
     }
