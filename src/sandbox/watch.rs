@@ -46,6 +46,8 @@ pub struct Ended {
     pub wall_time: Duration,
     /// When it was started.
     pub started_at: Instant,
+    /// When it ended, or was told to.
+    pub ended_at: Instant,
     /// What all of its processes used; None when that is not known.
     pub used: Option<Rusage>,
 }
@@ -231,6 +233,8 @@ impl<'a> Watch<'a> {
             started: self.executed,
             set_up: self.set_up,
             wall_time: end.saturating_duration_since(self.started),
+            // What ends because of a task that was stopped may be ahead of that one's last process.
+            ended_at: self.stop.map_or(end, |(_, at)| at.min(end)),
             started_at: self.started,
             used: self.used.1.map(|used| used.since(self.used.0)),
         }
@@ -404,10 +408,10 @@ impl<'a> Watch<'a> {
                 self.alone = true;
                 self.used.1 = Some(used);
             }
-            Notice::Exited { alone, used, .. } => {
+            Notice::Exited { at, alone, used, .. } => {
                 self.alone = alone;
                 self.used.1 = Some(used);
-                self.ended.get_or_insert((notice, Instant::now()));
+                self.ended.get_or_insert((notice, instant(at)));
             }
             _ => {
                 self.ended.get_or_insert((notice, Instant::now()));
