@@ -27,6 +27,9 @@ use crate::task::Digest;
 const CHUNK: usize = 256 << 10;
 /// How long a client may say nothing while it sends a body.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long the rest of a body that was refused is read: many clients read the answer only when they have sent all of it, and a
+/// connection that is closed before takes the answer along.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// A blob that is there.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -63,9 +66,10 @@ pub struct BlobInfo {
 pub async fn put(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    store(&app, owner, body, None).await
+    store(&app, owner, &headers, body, None).await
 }
 
 /// Keep bytes as the blob of this name: other bytes are refused.
@@ -91,10 +95,11 @@ pub async fn put_named(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
     Path(blob): Path<String>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let expected = digest(blob)?;
-    store(&app, owner, body, Some(expected)).await
+    store(&app, owner, &headers, body, Some(expected)).await
 }
 
 /// A blob's bytes, or with `Range` a part of them.
@@ -178,11 +183,27 @@ pub async fn delete(
     }
 }
 
-async fn store(app: &App, owner: String, body: Body, expected: Option<Digest>) -> Result<Response, ApiError> {
+async fn store(
+    app: &App,
+    owner: String,
+    headers: &HeaderMap,
+    mut body: Body,
+    expected: Option<Digest>,
+) -> Result<Response, ApiError> {
+    let stored = receive(app, owner, &mut body, expected).await;
+    // Who waits for a word before it sends the body has not begun.
+    if stored.is_err() && !headers.contains_key(header::EXPECT) {
+        tokio::spawn(tokio::time::timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
+    }
+    let Stored { digest, size, known } = stored?;
+    let status = if known { StatusCode::OK } else { StatusCode::CREATED };
+    Ok((status, Json(BlobInfo { blob: digest.to_string(), size })).into_response())
+}
+
+async fn receive(app: &App, owner: String, body: &mut Body, expected: Option<Digest>) -> Result<Stored, ApiError> {
     let blobs = blobs(app)?;
     let declared = body.size_hint().exact();
     let mut upload = blocking(move || blobs.begin(&owner, declared)).await?;
-    let mut body = body;
     loop {
         let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| ApiError::Late)?;
         let Some(frame) = frame else { break };
@@ -190,9 +211,7 @@ async fn store(app: &App, owner: String, body: Body, expected: Option<Digest>) -
         let Ok(bytes) = frame.into_data() else { continue };
         upload = blocking(move || upload.write(&bytes).map(|()| upload)).await?;
     }
-    let Stored { digest, size, known } = blocking(move || upload.finish(expected.as_ref())).await?;
-    let status = if known { StatusCode::OK } else { StatusCode::CREATED };
-    Ok((status, Json(BlobInfo { blob: digest.to_string(), size })).into_response())
+    blocking(move || upload.finish(expected.as_ref())).await
 }
 
 fn digest(text: String) -> Result<Digest, ApiError> {

@@ -11,8 +11,8 @@ use crate::artifact::Artifact;
 use crate::blobs::{BlobError, Blobs};
 use crate::scheduler::Finished;
 use crate::task::{
-    Compilation, Content, Digest, FileResult, Form, Limits, MergeOutput, Omitted, OutputEncoding, OutputGlob, Status,
-    StepName, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
+    Compilation, Content, Digest, FileResult, Form, Limits, MergeOutput, Omitted, Outcome, OutputEncoding, OutputGlob,
+    Status, StepName, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
 };
 
 /// How a result is to be told, as its request says.
@@ -185,12 +185,15 @@ pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
     result.compile = Some(Compilation(Some(Box::new(compiled))));
 }
 
-/// Which of the tasks that were joined by pipes ended by itself, before the others.
+/// Which of the tasks that were joined by pipes ended by itself, before the others. One that a broken pipe ended did not, whatever
+/// the clocks say: the other's end may be told only after it.
 fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [TaskResult]) {
-    let ended_at = |&at: &usize| ends[at].as_ref().and_then(End::finished).map(|finished| finished.report.ended_at);
-    let first = unit.iter().filter_map(ended_at).filter(|&at| at > 0).min();
-    for at in unit {
-        results[*at].ended_first = ended_at(at).map(|ended| Some(ended) == first);
+    const BROKEN_PIPE: Outcome = Outcome::Signalled(13);
+    let report = |at: usize| ends[at].as_ref().and_then(End::finished).map(|finished| &finished.report);
+    let ended = unit.iter().filter_map(|&at| Some((at, report(at)?))).filter(|(_, report)| report.ended_at > 0);
+    let first = ended.min_by_key(|(_, report)| (report.outcome == BROKEN_PIPE, report.ended_at)).map(|(at, _)| at);
+    for &at in unit {
+        results[at].ended_first = report(at).map(|_| Some(at) == first);
     }
 }
 

@@ -26,11 +26,18 @@ pub struct Cache {
 
 #[derive(Default)]
 struct Entries {
-    slots: HashMap<Key, Arc<Slot>>,
+    slots: HashMap<Key, Known>,
     /// Of those that are kept: bytes, and when they were used last, by a count.
     kept: HashMap<Key, (u64, u64)>,
     bytes: u64,
     uses: u64,
+}
+
+/// A step that is kept, or that somebody waits for.
+#[derive(Default)]
+struct Known {
+    slot: Arc<Slot>,
+    users: usize,
 }
 
 /// One step, which is run by whoever holds the lock.
@@ -51,19 +58,19 @@ impl Cache {
         let Some((key, task)) = key(task).await else {
             return End::Refused("Faber failed to read the step's content".into());
         };
-        let slot = self.entries().slots.entry(key).or_default().clone();
-        let mut value = slot.0.lock().await;
+        let user = User::enter(self, key);
+        // Whoever gives up in here leaves the lock, and the step, to the next.
+        let mut value = user.slot.0.lock().await;
         if let Some(finished) = &*value {
             self.entries().touch(&key);
             return End::Ran { finished: finished.clone(), cached: true };
         }
-        // Whoever gives up in here leaves the lock, and the step, to the next.
-        let forget = Forget { cache: self, key };
         let end = run(task).await;
-        if let Some(finished) = keepable(&end).filter(|finished| size(finished) <= self.most) {
-            *value = Some(finished.clone());
-            self.entries().keep(key, size(&finished), self.most);
-            std::mem::forget(forget);
+        if let Some(finished) = keepable(&end) {
+            if size(&finished) <= self.most {
+                self.entries().keep(key, size(&finished), self.most);
+            }
+            *value = Some(finished);
         }
         end
     }
@@ -73,15 +80,29 @@ impl Cache {
     }
 }
 
-/// Takes the slot of a step that left nothing to keep out of the cache.
-struct Forget<'a> {
+/// Whoever runs a step or waits for it: until then all use the same slot.
+struct User<'a> {
     cache: &'a Cache,
     key: Key,
+    slot: Arc<Slot>,
 }
 
-impl Drop for Forget<'_> {
+impl<'a> User<'a> {
+    fn enter(cache: &'a Cache, key: Key) -> Self {
+        let mut entries = cache.entries();
+        let known = entries.slots.entry(key).or_default();
+        known.users += 1;
+        Self { cache, key, slot: known.slot.clone() }
+    }
+}
+
+impl Drop for User<'_> {
     fn drop(&mut self) {
-        self.cache.entries().slots.remove(&self.key);
+        let mut entries = self.cache.entries();
+        if let Some(known) = entries.slots.get_mut(&self.key) {
+            known.users -= 1;
+        }
+        entries.forget_unused(&self.key);
     }
 }
 
@@ -103,8 +124,14 @@ impl Entries {
             let oldest = self.kept.iter().min_by_key(|(_, (_, used))| *used).map(|(key, (size, _))| (*key, *size));
             let Some((oldest, size)) = oldest else { return };
             self.kept.remove(&oldest);
-            self.slots.remove(&oldest);
             self.bytes -= size;
+            self.forget_unused(&oldest);
+        }
+    }
+
+    fn forget_unused(&mut self, key: &Key) {
+        if !self.kept.contains_key(key) && self.slots.get(key).is_some_and(|known| known.users == 0) {
+            self.slots.remove(key);
         }
     }
 }

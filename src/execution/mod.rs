@@ -257,7 +257,11 @@ impl Engine {
     }
 
     fn why_blocked(&self, planned: &Planned, ends: &[Option<End>], blocked: crate::graph::Blocked) -> String {
-        let status = ends[blocked.need].as_ref().map_or(Status::NotExecuted, End::status);
+        // A task whose compilation failed has the status of that.
+        let compile = planned.compilations.iter().position(|&task| task == blocked.need);
+        let compile = compile.and_then(|number| ends[planned.tasks.len() + number].as_ref());
+        let failed = compile.map(End::status).filter(|status| *status != Status::Success);
+        let status = failed.or(ends[blocked.need].as_ref().map(End::status)).unwrap_or(Status::NotExecuted);
         format!("needs {}, which ended with {status:?}", planned.name(blocked.need))
     }
 

@@ -475,8 +475,7 @@ impl Running {
             run: usage.wall_time,
             collect: nanos(finished.elapsed()),
         };
-        let ended_at =
-            nanoseconds(ClockId::Monotonic).saturating_sub(nanos((ended.started_at + ended.wall_time).elapsed()));
+        let ended_at = nanoseconds(ClockId::Monotonic).saturating_sub(nanos(ended.ended_at.elapsed()));
         let report = Report { outcome, stdout, stderr, merged, written, usage, hits, timings, counters, ended_at };
         Ok((report, taken))
     }

@@ -98,13 +98,14 @@ mod tests {
     #[track_caller]
     fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: bool, expected: Outcome) {
         let (started_at, wall_time) = (Instant::now(), Duration::ZERO);
-        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, used: None };
+        let ended_at = started_at;
+        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None };
         assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
     }
 
     #[test]
     fn what_ended_the_task_first_is_what_is_told() {
-        let exited = |status| Some(Notice::Exited { status, alone: true, used: Default::default() });
+        let exited = |status| Some(Notice::Exited { at: 0, status, alone: true, used: Default::default() });
         let killed = exited(9);
         check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
         check(None, killed, 0, false, Outcome::Signalled(9));

@@ -46,6 +46,8 @@ pub struct Ended {
     pub wall_time: Duration,
     /// When it was started.
     pub started_at: Instant,
+    /// When it ended, or was told to.
+    pub ended_at: Instant,
     /// What all of its processes used; None when that is not known.
     pub used: Option<Rusage>,
 }
@@ -231,6 +233,8 @@ impl<'a> Watch<'a> {
             started: self.executed,
             set_up: self.set_up,
             wall_time: end.saturating_duration_since(self.started),
+            // What ends because of a task that was stopped may be ahead of that one's last process.
+            ended_at: self.stop.map_or(end, |(_, at)| at.min(end)),
             started_at: self.started,
             used: self.used.1.map(|used| used.since(self.used.0)),
         }
@@ -340,10 +344,10 @@ impl<'a> Watch<'a> {
             Ok(_) | Err(_) => return self.captured[stream].pipe = None,
         };
         let chunk = &chunk[..length];
-        let left = self.limits.output.saturating_sub(self.captured.iter().map(|stream| stream.kept.len() as u64).sum());
-        let kept = &chunk[..length.min(usize::try_from(left).unwrap_or(usize::MAX))];
+        let kept = &chunk[..length.min(self.room(stream))];
         if self.output.merge == MergeOutput::Beside {
-            self.merged.extend_from_slice(kept);
+            let most = usize::try_from(self.limits.output).unwrap_or(usize::MAX);
+            self.merged.extend_from_slice(&kept[..kept.len().min(most.saturating_sub(self.merged.len()))]);
         }
         let captured = &mut self.captured[stream];
         captured.written += length as u64;
@@ -367,6 +371,23 @@ impl<'a> Watch<'a> {
                 }
             }
         }
+        self.make_room(1 - stream);
+    }
+
+    /// How many bytes more of a stream may be kept. One that is handed on is not held to the limit, so that it takes only what
+    /// the other leaves.
+    fn room(&self, stream: usize) -> usize {
+        let [own, other] = [&self.captured[stream], &self.captured[1 - stream]];
+        let is_others = own.whole.is_some() || other.whole.is_none();
+        let kept = own.kept.len() + if is_others { other.kept.len() } else { 0 };
+        usize::try_from(self.limits.output).unwrap_or(usize::MAX).saturating_sub(kept)
+    }
+
+    /// Forgets so much of a stream that is handed on as the other one's bytes need.
+    fn make_room(&mut self, stream: usize) {
+        let other = self.captured[1 - stream].kept.len();
+        let most = usize::try_from(self.limits.output).unwrap_or(usize::MAX).saturating_sub(other);
+        self.captured[stream].kept.truncate(most);
     }
 
     /// One notice; false when there will be no more.
@@ -387,10 +408,10 @@ impl<'a> Watch<'a> {
                 self.alone = true;
                 self.used.1 = Some(used);
             }
-            Notice::Exited { alone, used, .. } => {
+            Notice::Exited { at, alone, used, .. } => {
                 self.alone = alone;
                 self.used.1 = Some(used);
-                self.ended.get_or_insert((notice, Instant::now()));
+                self.ended.get_or_insert((notice, instant(at)));
             }
             _ => {
                 self.ended.get_or_insert((notice, Instant::now()));
