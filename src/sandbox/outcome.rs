@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_ended_the_task_first_is_what_is_told() {
-        let exited = |status| Some(Notice::Exited { status, alone: true, used: Default::default() });
+        let exited = |status| Some(Notice::Exited { status, alone: true, at: 0, used: Default::default() });
         let killed = exited(9);
         check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
         check(None, killed, 0, false, Outcome::Signalled(9));

@@ -387,10 +387,10 @@ impl<'a> Watch<'a> {
                 self.alone = true;
                 self.used.1 = Some(used);
             }
-            Notice::Exited { alone, used, .. } => {
+            Notice::Exited { alone, at, used, .. } => {
                 self.alone = alone;
                 self.used.1 = Some(used);
-                self.ended.get_or_insert((notice, Instant::now()));
+                self.ended.get_or_insert((notice, instant(at)));
             }
             _ => {
                 self.ended.get_or_insert((notice, Instant::now()));

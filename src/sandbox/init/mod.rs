@@ -19,13 +19,14 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
+use rustix::time::ClockId;
 
 use super::kernel;
 use super::seccomp::Filter;
 use crate::frame;
 use crate::image::{User, WORKSPACE};
 use child::Child;
-use wire::{Files, Notice, Step};
+use wire::{Files, Notice, Step, nanoseconds};
 
 /// What a container is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,8 +136,9 @@ impl Init {
         match self.wait_for_end(task, control) {
             // At once: what is left to end is not the task's time.
             Some(status) => {
+                let at = nanoseconds(ClockId::Monotonic);
                 let alone = !has_children();
-                notify(control, Notice::Exited { status, alone, used: kernel::used_by_children() });
+                notify(control, Notice::Exited { status, alone, at, used: kernel::used_by_children() });
                 if !alone {
                     end_all(task);
                     notify(control, Notice::Alone { used: kernel::used_by_children() });
@@ -144,9 +146,9 @@ impl Init {
             }
             None => {
                 let status = end_all(task);
-                let used = kernel::used_by_children();
+                let (at, used) = (nanoseconds(ClockId::Monotonic), kernel::used_by_children());
                 match status {
-                    Some(status) => notify(control, Notice::Exited { status, alone: true, used }),
+                    Some(status) => notify(control, Notice::Exited { status, alone: true, at, used }),
                     None => notify(control, Notice::Alone { used }),
                 }
             }

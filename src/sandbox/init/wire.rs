@@ -80,8 +80,9 @@ pub enum Notice {
     Started { at: u64, set_up: u64, used: Rusage },
     /// A step of the set-up failed; the task did not run.
     Failed { step: Step, errno: i32 },
-    /// The command ended; the status is wait(2)'s. `alone` when nothing else is left but the init.
-    Exited { status: i32, alone: bool, used: Rusage },
+    /// The command ended, at this time of CLOCK_MONOTONIC; the status is wait(2)'s. `alone` when nothing else is left but
+    /// the init.
+    Exited { status: i32, alone: bool, at: u64, used: Rusage },
     /// Nothing is left but the init.
     Alone { used: Rusage },
 }
@@ -192,7 +193,9 @@ impl Notice {
             Self::Placed => ([2, 0, 0], none),
             Self::Started { at, set_up, used } => ([3, at, set_up], used),
             Self::Failed { step, errno } => ([4, step as u64, u64::from(errno as u32)], none),
-            Self::Exited { status, alone, used } => ([5, u64::from(status as u32), alone.into()], used),
+            Self::Exited { status, alone, at, used } => {
+                ([5, u64::from(status as u32) | u64::from(alone) << 32, at], used)
+            }
             Self::Alone { used } => ([6, 0, 0], used),
         };
         let mut bytes = [0; Self::BYTES];
@@ -214,7 +217,7 @@ impl Notice {
                 let step = Step::ALL.into_iter().find(|known| *known as u64 == first)?;
                 Self::Failed { step, errno: second as i32 }
             }
-            5 => Self::Exited { status: first as i32, alone: second != 0, used },
+            5 => Self::Exited { status: first as i32, alone: first >> 32 != 0, at: second, used },
             6 => Self::Alone { used },
             _ => return None,
         })
@@ -228,7 +231,8 @@ mod tests {
     #[test]
     fn notices_survive_the_wire() {
         let used = Rusage::of([1, 2, 3, u64::MAX]);
-        let exited = [true, false].map(|alone| Notice::Exited { status: 0x8b, alone, used });
+        let exited =
+            [(true, 0x8b), (false, -1)].map(|(alone, status)| Notice::Exited { status, alone, at: u64::MAX, used });
         let started = Notice::Started { at: u64::MAX, set_up: 7, used };
         let notices = [Notice::Ready, Notice::Placed, started, Notice::Alone { used }];
         let failures = Step::ALL.map(|step| Notice::Failed { step, errno: 13 });
