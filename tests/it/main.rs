@@ -3,13 +3,13 @@
 mod architecture;
 mod cgroup2;
 mod contract;
-
 mod engines;
 mod examples;
 mod hostile;
 mod images;
 mod input;
 mod isolation;
+mod judge;
 mod lifecycle;
 mod limits;
 mod oci;
