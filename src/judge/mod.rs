@@ -350,13 +350,11 @@ impl Trial<'_> {
         match (&self.judgement.decision, &self.decider) {
             (Decision::Compare(how), _) => {
                 task.stdin = stdin;
-                task.output.handed_on[0] = false;
                 let end = self.engine.submit(task, self.admission).await;
                 self.compare(end, *how, expected.unwrap_or_else(|| Vec::new().into())).await
             }
             (Decision::Checker(_), Some(Program { task: Ok(checker), .. })) => {
                 task.stdin = stdin.clone();
-                task.output.handed_on[0] = true;
                 let end = self.engine.submit(task, self.admission).await;
                 self.check(end, checker.clone(), stdin, expected).await
             }
@@ -416,10 +414,7 @@ impl Trial<'_> {
     ) -> Result<Decided, String> {
         let output = match ended(&end) {
             Err(verdict) => return Ok(Decided { verdict, message: None, end }),
-            Ok(finished) => match &finished.taken.streams[0] {
-                Some(whole) => whole.clone(),
-                None => finished.report.stdout.clone().into(),
-            },
+            Ok(finished) => finished.report.stdout.clone().into(),
         };
         give(&mut checker, [("input", stdin), ("output", Some(output)), ("expected", expected)])?;
         let checked = self.engine.submit(checker, self.admission).await;
@@ -485,7 +480,7 @@ fn skip() -> Decided {
 /// A run whose output decides, or else the verdict.
 fn ended(end: &End) -> Result<&Finished, Verdict> {
     let finished = end.finished().ok_or(Verdict::NotExecuted)?;
-    verdict::of_end(&finished.report).map_or(Ok(finished), Err)
+    execution::of_end(&finished.report).map_or(Ok(finished), Err)
 }
 
 /// Files for a program that decides, in the place of its own of these names.

@@ -1,14 +1,10 @@
 //! The verdict on a case, from how its programs ended. Values only.
 
+use crate::execution::of_end;
 use crate::task::{Outcome, Report, Status, Verdict};
 
 /// SIGPIPE: it wrote to somebody who had ended (signal(7)).
 const PIPE: i32 = 13;
-
-/// The verdict that follows from how a task ended alone; None when its output decides.
-pub fn of_end(report: &Report) -> Option<Verdict> {
-    crate::execution::of_status(Status::of(report), report.hits.output)
-}
 
 /// What a checker says by its exit status: 0 accepted, 1 wrong, and anything else is its own failure.
 pub fn of_checker(report: &Report) -> Verdict {
