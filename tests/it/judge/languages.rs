@@ -38,8 +38,7 @@ fn what_does_not_compile_is_told_once_and_nothing_runs() {
     let cases = json!([{ "expected": "" }, { "expected": "" }, { "expected": "" }]);
     for (language, code, said) in programs {
         for stop in ["never", "first_failure"] {
-            let answer =
-                judge(&server, &json!({ "language": language, "code": code, "cases": cases, "stop": stop }));
+            let answer = judge(&server, &json!({ "language": language, "code": code, "cases": cases, "stop": stop }));
             let rest = if stop == "never" { "CompileError" } else { "Skipped" };
             assert_eq!(verdicts(&answer), ["CompileError", rest, rest], "{answer:#}");
             let compile = &answer["compile"];
