@@ -31,7 +31,7 @@ use crate::task::{
 pub use answer::{Room, tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
 pub use cache::Cache;
-pub use verdict::{compare, of_status};
+pub use verdict::{compare, of_end};
 
 /// What runs requests' tasks.
 pub struct Engine {

@@ -5,11 +5,13 @@ use std::io::BufReader;
 use super::{Engine, Judged, Loose};
 use crate::artifact::{Artifact, INLINE};
 use crate::scheduler::Finished;
-use crate::task::{self, Compare, Status, Verdict};
+use crate::task::{self, Compare, Limit, Outcome, Report, Status, Verdict};
 
 /// The verdict that follows from how a task ended alone; None when its output decides.
-pub fn of_status(status: Status, exceeded_output: bool) -> Option<Verdict> {
-    Some(match status {
+pub fn of_end(report: &Report) -> Option<Verdict> {
+    // Who takes all of a stream, beyond its limit, has a limit too.
+    let exceeded_output = report.hits.output || matches!(report.outcome, Outcome::Stopped(Limit::Output, _));
+    Some(match Status::of(report) {
         Status::Success if exceeded_output => Verdict::OutputLimitExceeded,
         Status::Success => return None,
         Status::Failure => Verdict::RuntimeError,
@@ -43,7 +45,7 @@ pub async fn compare(how: Compare, expected: Artifact, actual: Artifact) -> Resu
 impl Engine {
     /// The verdict on a task that has run.
     pub(super) async fn judge(&self, finished: &Finished, expected: Result<Loose, String>, how: Compare) -> Judged {
-        if let Some(verdict) = of_status(Status::of(&finished.report), finished.report.hits.output) {
+        if let Some(verdict) = of_end(&finished.report) {
             return (verdict, None);
         }
         let actual = match &finished.taken.streams[0] {

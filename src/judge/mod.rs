@@ -235,6 +235,10 @@ struct Program {
 }
 
 impl Program {
+    fn failed_compilation(&self) -> Option<&End> {
+        self.compile.as_ref().filter(|end| end.status() != Status::Success)
+    }
+
     /// What is told of the compilation; None where nothing is compiled.
     fn compilation(&self) -> Option<TaskResult> {
         let end = self.compile.clone()?;
@@ -321,14 +325,15 @@ impl Trial<'_> {
     async fn decide(&self, at: usize) -> Decided {
         let refused =
             |verdict, reason: String| Decided { verdict, message: Some(reason.clone()), end: End::Refused(reason) };
-        if let Some(status) =
-            self.solution.compile.as_ref().map(End::status).filter(|status| *status != Status::Success)
-        {
-            let verdict = if status == Status::NotExecuted { Verdict::NotExecuted } else { Verdict::CompileError };
-            return Decided { message: None, ..refused(verdict, "compilation failed".into()) };
+        if let Some(end) = self.solution.failed_compilation() {
+            let is_unknown = end.status() == Status::NotExecuted;
+            let verdict = if is_unknown { Verdict::NotExecuted } else { Verdict::CompileError };
+            return Decided { verdict, message: None, end: End::Refused(end.reason()) };
         }
-        if let Some(Program { task: Err(reason), .. }) = &self.decider {
-            return refused(Verdict::CheckerError, reason.clone());
+        if let Some(Program { task: Err(reason), compile }) = &self.decider {
+            let words = compile.as_ref().and_then(End::finished).map(|finished| text(&finished.report.stderr));
+            let words = words.filter(|words| !words.is_empty()).map_or(String::new(), |words| format!(": {words}"));
+            return refused(Verdict::CheckerError, format!("{reason}{words}"));
         }
         match self.run_case(at).await {
             Ok(decided) => decided,
@@ -345,13 +350,11 @@ impl Trial<'_> {
         match (&self.judgement.decision, &self.decider) {
             (Decision::Compare(how), _) => {
                 task.stdin = stdin;
-                task.output.handed_on[0] = false;
                 let end = self.engine.submit(task, self.admission).await;
                 self.compare(end, *how, expected.unwrap_or_else(|| Vec::new().into())).await
             }
             (Decision::Checker(_), Some(Program { task: Ok(checker), .. })) => {
                 task.stdin = stdin.clone();
-                task.output.handed_on[0] = true;
                 let end = self.engine.submit(task, self.admission).await;
                 self.check(end, checker.clone(), stdin, expected).await
             }
@@ -411,10 +414,7 @@ impl Trial<'_> {
     ) -> Result<Decided, String> {
         let output = match ended(&end) {
             Err(verdict) => return Ok(Decided { verdict, message: None, end }),
-            Ok(finished) => match &finished.taken.streams[0] {
-                Some(whole) => whole.clone(),
-                None => finished.report.stdout.clone().into(),
-            },
+            Ok(finished) => finished.report.stdout.clone().into(),
         };
         give(&mut checker, [("input", stdin), ("output", Some(output)), ("expected", expected)])?;
         let checked = self.engine.submit(checker, self.admission).await;
@@ -458,12 +458,14 @@ impl Trial<'_> {
     fn tell(&self, at: usize, Decided { verdict, message, end }: Decided) -> CaseResult {
         let mut report = end.into_report();
         if !self.judgement.all_output {
-            report.stdout.truncate(OUTPUT_SHOWN);
-            report.stderr.truncate(OUTPUT_SHOWN);
+            report.stdout = shown(&report.stdout, OUTPUT_SHOWN).to_vec();
+            report.stderr = shown(&report.stderr, OUTPUT_SHOWN).to_vec();
         }
         let mut result = TaskResult::from(report);
-        if verdict == Verdict::CompileError {
-            result.status = Status::Failure;
+        if let Some(end) = self.solution.failed_compilation().filter(|_| verdict != Verdict::Skipped) {
+            // As with any task of a language; the compilation itself is told once, for all cases.
+            tell_compilation(Some(end.clone()), &mut result);
+            result.compile = None;
         }
         CaseResult { name: self.judgement.cases[at].name.clone(), verdict, message, result }
     }
@@ -478,7 +480,7 @@ fn skip() -> Decided {
 /// A run whose output decides, or else the verdict.
 fn ended(end: &End) -> Result<&Finished, Verdict> {
     let finished = end.finished().ok_or(Verdict::NotExecuted)?;
-    verdict::of_end(&finished.report).map_or(Ok(finished), Err)
+    execution::of_end(&finished.report).map_or(Ok(finished), Err)
 }
 
 /// Files for a program that decides, in the place of its own of these names.
@@ -493,7 +495,7 @@ fn give<const N: usize>(task: &mut Task<Artifact>, files: [(&str, Option<Artifac
 
 /// What a program that decides said, or how it failed.
 fn said(report: &Report, words: &[u8], verdict: Verdict) -> Option<String> {
-    let words = String::from_utf8_lossy(&words[..words.len().min(MESSAGE_BYTES)]).trim().to_owned();
+    let words = text(words);
     let failed = || {
         let result = TaskResult::from(report.clone());
         result.error.unwrap_or_else(|| format!("exit status {}", result.exit_code.unwrap_or_default()))
@@ -502,6 +504,22 @@ fn said(report: &Report, words: &[u8], verdict: Verdict) -> Option<String> {
         Verdict::CheckerError if words.is_empty() => Some(failed()),
         Verdict::CheckerError => Some(format!("{}: {words}", failed())),
         _ => (!words.is_empty()).then_some(words),
+    }
+}
+
+/// The beginning of a message.
+fn text(words: &[u8]) -> String {
+    String::from_utf8_lossy(shown(words, MESSAGE_BYTES)).trim().to_owned()
+}
+
+/// At most so many of the bytes, without a part of a character at their end.
+fn shown(bytes: &[u8], most: usize) -> &[u8] {
+    match bytes.get(..most) {
+        Some(cut) if bytes.len() > most => {
+            let part = cut.utf8_chunks().last().map_or(0, |chunk| chunk.invalid().len());
+            &cut[..most - part]
+        }
+        _ => bytes,
     }
 }
 

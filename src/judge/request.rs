@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use crate::task::{
-    Compare, CompareForms, Content, ContentForms, FileForms, FileRequest, ResourceLimits, TaskRequest, TaskResult,
-    Verdict, objects, optional_object, unique_keys,
+    Compare, CompareForms, Content, ContentForms, FileForms, FileRequest, Object, ResourceLimits, TaskRequest,
+    TaskResult, Verdict, objects, optional_object, unique_keys,
 };
 
 /// A program against cases: compiled once, run for each, each with a verdict.
@@ -122,7 +122,7 @@ impl<'de> Deserialize<'de> for Comparison {
             Lines,
             Tokens,
             Float(f64),
-            Checker(Box<TaskRequest>),
+            Checker(Object<Box<TaskRequest>>),
         }
         Ok(match Form::deserialize(deserializer)? {
             Form::Exact => Self::With(Compare::Exact),
@@ -132,7 +132,7 @@ impl<'de> Deserialize<'de> for Comparison {
                 let expected = "float: expected a tolerance that is finite and not negative";
                 Self::With(Compare::parse_float(eps).ok_or_else(|| serde::de::Error::custom(expected))?)
             }
-            Form::Checker(task) => Self::Checker(task),
+            Form::Checker(Object(task)) => Self::Checker(task),
         })
     }
 }
@@ -200,8 +200,14 @@ mod tests {
         assert_eq!(comparison(json!("tokens")), Ok(Comparison::With(Compare::Tokens)));
         assert_eq!(comparison(json!({ "float": 1e-6 })), Ok(Comparison::With(Compare::Float(1e-6))));
         assert!(matches!(comparison(json!({ "checker": { "command": "x" } })), Ok(Comparison::Checker(_))));
-        for wrong in [json!("token"), json!({ "float": -1 }), json!({}), json!({ "checker": {}, "float": 1 }), json!(1)]
-        {
+        for wrong in [
+            json!("token"),
+            json!({ "float": -1 }),
+            json!({}),
+            json!({ "checker": {}, "float": 1 }),
+            json!(1),
+            json!({ "checker": ["x"] }),
+        ] {
             assert!(comparison(wrong.clone()).is_err(), "{wrong}");
         }
     }

@@ -1,14 +1,10 @@
 //! The verdict on a case, from how its programs ended. Values only.
 
+use crate::execution::of_end;
 use crate::task::{Outcome, Report, Status, Verdict};
 
 /// SIGPIPE: it wrote to somebody who had ended (signal(7)).
 const PIPE: i32 = 13;
-
-/// The verdict that follows from how a task ended alone; None when its output decides.
-pub fn of_end(report: &Report) -> Option<Verdict> {
-    crate::execution::of_status(Status::of(report), report.hits.output)
-}
 
 /// What a checker says by its exit status: 0 accepted, 1 wrong, and anything else is its own failure.
 pub fn of_checker(report: &Report) -> Verdict {
@@ -23,19 +19,24 @@ pub fn of_checker(report: &Report) -> Verdict {
 /// because of that.
 pub fn of_interaction(solution: &Report, interactor: &Report) -> Verdict {
     let said = of_checker(interactor);
-    let solution_was_first = solution.ended_at <= interactor.ended_at;
     let own = of_end(solution);
-    let cut_off = solution.outcome == Outcome::Signalled(PIPE) && !solution_was_first;
+    let was_cut_off = |report: &Report| report.outcome == Outcome::Signalled(PIPE);
+    if solution.ended_at <= interactor.ended_at {
+        return match own {
+            Some(own) => own,
+            // It ended in the middle of the talk.
+            None if was_cut_off(interactor) => Verdict::WrongAnswer,
+            None => said,
+        };
+    }
     match (own, said) {
         // It was told so before whatever it did then.
-        (_, Verdict::WrongAnswer) if !solution_was_first => Verdict::WrongAnswer,
-        (Some(Verdict::RuntimeError), said) if cut_off => said,
-        (Some(own), _) => own,
-        // The solution waited for longer than the interactor may live.
-        (None, Verdict::CheckerError) if Status::of(interactor) == Status::Timeout && !solution_was_first => {
-            Verdict::TimeLimitExceeded
-        }
-        (None, said) => said,
+        (_, Verdict::WrongAnswer) => Verdict::WrongAnswer,
+        // It waited for longer than the interactor may live.
+        (_, Verdict::CheckerError) if Status::of(interactor) == Status::Timeout => Verdict::TimeLimitExceeded,
+        (_, Verdict::CheckerError) => Verdict::CheckerError,
+        (Some(Verdict::RuntimeError), said) if was_cut_off(solution) => said,
+        (own, said) => own.unwrap_or(said),
     }
 }
 
@@ -77,6 +78,9 @@ mod tests {
             ((slow.clone(), 1), (ok.clone(), 2), Verdict::TimeLimitExceeded),
             ((Outcome::Signalled(13), 2), (ok.clone(), 1), Verdict::Accepted),
             ((Outcome::Signalled(13), 2), (fail.clone(), 1), Verdict::CheckerError),
+            ((wrong.clone(), 2), (fail.clone(), 1), Verdict::CheckerError),
+            ((ok.clone(), 1), (Outcome::Signalled(13), 2), Verdict::WrongAnswer),
+            ((wrong, 2), (slow.clone(), 1), Verdict::TimeLimitExceeded),
             ((ok.clone(), 1), (fail, 2), Verdict::CheckerError),
             ((ok, 2), (slow, 1), Verdict::TimeLimitExceeded),
         ];

@@ -12,6 +12,7 @@ mod hostile;
 mod images;
 mod input;
 mod isolation;
+mod judge;
 mod lifecycle;
 mod limits;
 mod oci;

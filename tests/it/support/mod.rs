@@ -1,6 +1,7 @@
 //! A server of a test's own, and the proof that it leaves nothing.
 
 pub mod cgroup2;
+mod languages;
 pub mod left;
 pub mod oci;
 
@@ -19,6 +20,9 @@ use tempfile::TempDir;
 pub use left::{Family, assert_nothing_left, groups_of, running};
 
 pub const FABER: &str = env!("CARGO_BIN_EXE_faber");
+
+/// What a slow machine cannot do at once waits its turn.
+const PATIENT: [(&str, &str); 2] = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
 
 /// Started in open mode without rate limits, unless told otherwise. Dropping it stops it and looks for remains.
 pub struct Server {
@@ -56,10 +60,9 @@ impl Answer {
 }
 
 impl Server {
-    /// For everybody, without rate limits, and with patience: what a slow machine cannot do at once waits its turn.
+    /// For everybody, without rate limits, and with patience.
     pub fn start_open() -> Self {
-        let env = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
-        Self::start(&["--open-mode"], &env)
+        Self::start(&["--open-mode"], &PATIENT)
     }
 
     pub fn start(args: &[&str], env: &[(&str, &str)]) -> Self {
@@ -68,7 +71,17 @@ impl Server {
 
     /// The same from a shell that has done `preparation`, such as setting a limit.
     pub fn start_after(preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), preparation, args, env)
+    }
+
+    /// With the images of C++, Java, Python and Rust, as this repository defines them.
+    pub fn with_languages() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        languages::put_into(&dir.path().join("data"));
+        Self::start_in(dir, "", &["--open-mode"], &PATIENT)
+    }
+
+    fn start_in(dir: TempDir, preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]);
         command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
@@ -185,6 +198,14 @@ impl Server {
             request = request.header(*name, *value);
         }
         answer(request.send(body))
+    }
+
+    /// Keeps the bytes as a blob, and says which.
+    #[track_caller]
+    pub fn put_blob(&self, bytes: &[u8]) -> Value {
+        let answer = answer(agent().put(format!("{}/blobs", self.url)).send(bytes));
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        json!({ "blob": answer.json()["blob"] })
     }
 
     pub fn execute(&self, tasks: Value) -> Answer {

@@ -1,0 +1,52 @@
+//! Images of the repository's own definitions, built once and kept between runs.
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::FABER;
+
+/// Those that tests need. One that extends another has that one's definition beside it.
+const IMAGES: [&str; 4] = ["cpp", "java", "python", "rust"];
+const DEFINITIONS: [&str; 5] = ["cpp", "java", "jvm", "python", "rust"];
+
+/// Makes `data_dir` one that has the images, which many servers share, and nothing else.
+pub fn put_into(data_dir: &Path) {
+    let store = built();
+    fs::create_dir(data_dir).unwrap();
+    for part in ["images", "trees"] {
+        symlink(store.join(part), data_dir.join(part)).unwrap();
+    }
+}
+
+/// The store, with what has changed since the last run built anew. Whoever comes first builds, in whatever process; the store
+/// itself sees to it that a build which is killed leaves nothing.
+fn built() -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("judge-images");
+    fs::create_dir_all(&dir).unwrap();
+    let lock = File::create(dir.join("tests.lock")).unwrap();
+    lock.lock().unwrap();
+    // A copy, for the locks that a build leaves beside its definition.
+    for name in DEFINITIONS {
+        let (from, to) =
+            (Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(name), definitions(&dir).join(name));
+        fs::create_dir_all(&to).unwrap();
+        fs::copy(from.join("image.toml"), to.join("image.toml")).unwrap();
+    }
+    // Versions that the lock has may be gone from the archive since.
+    let said = build(&dir, &[]).or_else(|_| build(&dir, &["--update"]));
+    said.unwrap_or_else(|said| panic!("{said}"));
+    dir.join("data")
+}
+
+fn definitions(dir: &Path) -> PathBuf {
+    dir.join("definitions")
+}
+
+fn build(dir: &Path, options: &[&str]) -> Result<(), String> {
+    let mut command = Command::new(FABER);
+    command.env("FABER_DATA_DIR", dir.join("data")).args(["image", "build", "--definitions"]).arg(definitions(dir));
+    let output = command.args(options).args(IMAGES).output().unwrap();
+    if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
+}

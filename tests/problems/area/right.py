@@ -1,0 +1,3 @@
+import math
+
+print("area", math.pi * float(input()) ** 2)

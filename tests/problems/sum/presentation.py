@@ -1,0 +1,3 @@
+import sys
+
+sys.stdout.write(f"{sum(map(int, sys.stdin.read().split()))}\r\n \n")
