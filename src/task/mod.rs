@@ -7,6 +7,7 @@ mod compare;
 mod content;
 mod files;
 mod image;
+mod job;
 mod json;
 mod limits;
 mod outcome;
@@ -20,14 +21,16 @@ pub use content::{
 };
 pub use files::{PathRefusal, WorkspacePath};
 pub use image::{Digest, ImageId, ImageName, Offer};
+pub use job::{
+    Archive, CaseInput, CasePart, FILE_MODE, FILES, Job, Language, Node, Output, Outputs, Refusal, Task, check_parents,
+};
 pub use json::{Object, objects, optional_object, unique_keys};
 pub use limits::{
     Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds, WORKSPACE_BYTES,
 };
 pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenFile, Timings, Usage, Written};
 pub use request::{
-    Archive, ArchiveRequest, CaseInput, CasePart, CompareForms, EMPTY_COMMAND, Expect, FILE_MODE, FILES, Job, Language,
-    MergeOutput, Node, OnOutputLimit, Output, Outputs, Refusal, ResourceLimits, Task, TaskRequest, check_parents,
+    ArchiveRequest, CompareForms, EMPTY_COMMAND, Expect, MergeOutput, OnOutputLimit, ResourceLimits, TaskRequest,
 };
 pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
 pub use step::{OutputGlob, RunWhen, StepName};

@@ -1,13 +1,15 @@
 //! One container from its making to its removal. The steps consume: what was run is never run again.
 
+mod hand_over;
+mod run;
+
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -17,23 +19,19 @@ use libcontainer::syscall::syscall::SyscallType;
 use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
-use rustix::time::ClockId;
 
-use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, Measured};
-use super::init::wire::{Command, Files, Notice, OwnLimits, Source, Step, nanoseconds};
+use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack};
+use super::init::wire::{Notice, Step};
 use super::init::{Init, Purpose};
-use super::outcome::{self, Baseline, Io, outcome};
+use super::outcome::{self, Baseline, Io};
 use super::slot::{Slot, SlotError};
 use super::spec;
-use super::streams::{self, Feed, Forward, Inlet, Links, Outlet, Whole};
-use super::watch::{self, Ends, First, Kept, SET_UP, Stop, Watch};
-use super::workspace::Workspace;
-use crate::artifact::{Artifact, Slice, Spool};
-use crate::frame;
-use crate::image::{Image, WORKSPACE};
-use crate::task::{
-    Counters, Hits, ImageId, Limit, Limits, MergeOutput, Node, Outcome, Report, Taken, Task, Timings, WORKSPACE_BYTES,
-};
+use super::streams::Links;
+use super::watch::{self, First, SET_UP};
+use crate::artifact::{Artifact, Spool};
+use crate::image::Image;
+use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task};
+use hand_over::Ready;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
@@ -54,9 +52,6 @@ pub enum ContainerError {
     #[error("the spool has no room: outputs.spool is too small for what is on its way")]
     NoRoom(#[source] io::Error),
 }
-
-/// What a pipe takes at once (pipe(7)).
-const PIPE_BYTES: usize = 64 << 10;
 
 type Result<T> = std::result::Result<T, ContainerError>;
 
@@ -234,17 +229,6 @@ enum Prepared {
     Ready(Ready),
 }
 
-/// What a task that can start starts with.
-struct Ready {
-    /// In place of standard descriptors of the container's: each with its number.
-    replaced: Vec<(u8, OwnedFd)>,
-    feed: Option<Feed>,
-    forwards: [Option<Forward>; 2],
-    whole: [Option<Whole>; 2],
-    /// When files are to be taken out of it.
-    workspace: Option<Workspace>,
-}
-
 impl Running {
     fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
         let group = slot.tree.group(&slot.instance, name);
@@ -317,193 +301,6 @@ impl Running {
         Ok(Baseline { cpu: self.group.cpu_times()?, io: self.io().unwrap_or_default() })
     }
 
-    /// The task's workspace, as large as it is to be, if anything is to be done with it.
-    fn workspace(&self, task: &Task<Artifact>) -> Result<Option<Workspace>> {
-        let is_usual = task.limits.workspace == WORKSPACE_BYTES;
-        if is_usual && task.outputs.globs.is_empty() {
-            return Ok(None);
-        }
-        let workspace = Workspace::of(self.init.pid.as_raw_nonzero().get()).map_err(at("open the workspace"))?;
-        if !is_usual {
-            workspace.resize(task.limits.workspace).map_err(ContainerError::NotInForce)?;
-        }
-        Ok(Some(workspace))
-    }
-
-    /// Makes what the task's standard descriptors are to be, where that is not the container's own.
-    fn descriptors(&self, task: &Task<Artifact>, links: Links, workspace: Option<Workspace>) -> Result<Ready> {
-        let mut replaced = Vec::new();
-        let mut feed = None;
-        match (links.stdin, &task.stdin) {
-            (Some(Inlet::Pipe(pipe)), _) => replaced.push((0, pipe)),
-            (Some(Inlet::Stream(stream)), _) => {
-                let (reader, writer) = self.input_pipe()?;
-                replaced.push((0, reader));
-                feed = Some(Feed::new(stream, writer));
-            }
-            (None, Some(artifact)) => replaced.push((0, self.input(artifact)?)),
-            (None, None) => {}
-        }
-        let mut forwards = [None, None];
-        for (stream, outlet) in links.outputs.into_iter().enumerate() {
-            match outlet {
-                Some(Outlet { pipe, record: true }) => {
-                    forwards[stream] = Some(Forward::new(pipe).map_err(at("make a pipe non-blocking"))?);
-                }
-                Some(Outlet { pipe, record: false }) => replaced.push((1 + stream as u8, pipe)),
-                None => {}
-            }
-        }
-        let most = task.outputs.bounds.total;
-        let whole = |wanted: bool| wanted.then(|| Whole::new(&self.spool, most)).transpose();
-        let [stdout, stderr] = task.output.handed_on;
-        let whole = [whole(stdout).map_err(ContainerError::NoRoom)?, whole(stderr).map_err(ContainerError::NoRoom)?];
-        Ok(Ready { replaced, feed, forwards, whole, workspace })
-    }
-
-    /// A task's standard input with these bytes: a pipe if it takes them at once, else a file.
-    fn input(&self, artifact: &Artifact) -> Result<OwnedFd> {
-        if let Artifact::Bytes(bytes) = artifact {
-            let (reader, mut writer) = self.input_pipe()?;
-            // Where a user's pipes are cut to a page, the rest would not be written.
-            if bytes.len() <= PIPE_BYTES && (bytes.is_empty() || writer.write(bytes).is_ok_and(|n| n == bytes.len())) {
-                return Ok(reader);
-            }
-        }
-        Ok(streams::input_file(artifact, &self.spool).map_err(ContainerError::NoRoom)?.into())
-    }
-
-    /// A pipe for standard input: the task's end, its own like those of its output, and ours, non-blocking.
-    fn input_pipe(&self) -> Result<(OwnedFd, File)> {
-        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
-        own(&reader, self.owner)?;
-        rustix::io::ioctl_fionbio(&writer, true).map_err(at("make a pipe non-blocking"))?;
-        Ok((reader, writer.into()))
-    }
-
-    fn hand_over_files(&mut self, task: &Task<Artifact>) -> io::Result<()> {
-        let (mut files, mut sources, mut follow) = (Files::new(), Vec::<&Arc<File>>::new(), Vec::new());
-        for (path, node) in &task.files {
-            let node = match node {
-                Node::Directory => Node::Directory,
-                Node::Symlink(target) => Node::Symlink(target.clone()),
-                Node::File { content: Artifact::Bytes(bytes), mode } => {
-                    follow.push(bytes);
-                    Node::File { content: Source::Follows(bytes.len() as u64), mode: *mode }
-                }
-                Node::File { content: Artifact::File(Slice { file, offset, size }), mode } => {
-                    // All that an archive holds is in one file.
-                    let known = sources.iter().rposition(|known| Arc::ptr_eq(known, file));
-                    let index = known.unwrap_or_else(|| {
-                        sources.push(file);
-                        sources.len() - 1
-                    }) as u32;
-                    Node::File { content: Source::File { index, offset: *offset, size: *size }, mode: *mode }
-                }
-            };
-            files.push((path.clone(), node));
-        }
-        let descriptors: Vec<BorrowedFd<'_>> = sources.into_iter().map(|source| source.as_fd()).collect();
-        frame::send_with(&self.control, &files, &descriptors)?;
-        follow.into_iter().try_for_each(|bytes| frame::send_all(&self.control, bytes))
-    }
-
-    /// Hands the command over and watches it to its end.
-    fn run(
-        &mut self,
-        task: Task<Artifact>,
-        ready: Ready,
-        before: &Baseline,
-        cancel: BorrowedFd<'_>,
-        ordered: Instant,
-    ) -> Result<(Report, Taken<Artifact>)> {
-        let (limits, outputs) = (task.limits.clone(), task.outputs.clone());
-        let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
-        let init = self.init.pid.as_raw_nonzero().get();
-        let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
-        let Ready { replaced, feed, forwards, whole, workspace } = ready;
-        for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
-            forward.into_iter().for_each(|forward| watch.forward(stream, forward));
-            whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
-        }
-        feed.into_iter().for_each(|feed| watch.feed(feed));
-        self.hand_over(task, replaced);
-        let ends = Ends { control: &self.control, init: self.init.handle.as_fd(), cancel };
-        let ended = watch.until_end(&ends);
-        let finished = Instant::now();
-        let kept = watch.take_output();
-        // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
-        let io = self.io().unwrap_or(before.io);
-        let after = self.group.measure().unwrap_or(Measured { cpu: before.cpu, ..Measured::default() });
-        let oom_kills = self.group.oom_kills().unwrap_or(0);
-        if !ended.started && oom_kills == 0 {
-            return match ended.stop {
-                None => Err(set_up_failed(ended.notice)),
-                Some(Stop::Cancelled) => {
-                    Ok((Report { outcome: cancelled(), ..Report::not_executed("") }, Taken::default()))
-                }
-                Some(Stop::Limit(_) | Stop::NoRoom) => Err(late()),
-            };
-        }
-        let usage = before.usage(&after, io, &ended, watch.file_descriptors());
-        let Kept { streams: [stdout, stderr], merged, written, whole, exceeded } = kept;
-        let hits = Hits {
-            processes: after.forks_refused > 0,
-            file_descriptors: watch.file_descriptors() >= limits.file_descriptors,
-            output: exceeded,
-        };
-        let outcome = outcome(&ended, &limits, &usage, oom_kills > 0);
-        let taken = match self.take(workspace, &outputs, whole) {
-            Ok(taken) => taken,
-            // The command has run, but nobody can have what it left.
-            Err(error) => {
-                let lost = Report::lost("Faber has no room for what the task left (outputs.spool)");
-                return Ok((Report { usage, ..lost }, Err(error).or_else(no_room)?));
-            }
-        };
-        let counters = Counters {
-            oom_kills: self.group.enforces().then_some(oom_kills),
-            forks_refused: self.group.enforces().then_some(after.forks_refused),
-            minor_faults: ended.used.map(|used| used.minor_faults),
-            major_faults: ended.used.map(|used| used.major_faults),
-            voluntary_switches: ended.used.map(|used| used.voluntary_switches),
-            involuntary_switches: ended.used.map(|used| used.involuntary_switches),
-            throttled: after.throttled,
-        };
-        let timings = Timings {
-            setup: nanos(ended.started_at.saturating_duration_since(ordered)),
-            run: usage.wall_time,
-            collect: nanos(finished.elapsed()),
-        };
-        let ended_at = nanoseconds(ClockId::Monotonic).saturating_sub(nanos(ended.ended_at.elapsed()));
-        let report = Report { outcome, stdout, stderr, merged, written, usage, hits, timings, counters, ended_at };
-        Ok((report, taken))
-    }
-
-    /// Sends the command with its descriptors, which are then the task's alone.
-    fn hand_over(&self, task: Task<Artifact>, replaced: Vec<(u8, OwnedFd)>) {
-        let places = replaced.iter().map(|(place, _)| *place).collect();
-        let command = command(task, &self.image, self.group.enforces(), places);
-        let descriptors: Vec<BorrowedFd<'_>> = replaced.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
-        // A process that cannot take it any more has come to an end, which the watch sees.
-        let _ = frame::send_with(&self.commands, &command, &descriptors);
-    }
-
-    /// What the task left, once its last process is gone.
-    fn take(
-        &self,
-        workspace: Option<Workspace>,
-        outputs: &crate::task::Outputs,
-        whole: [Option<Whole>; 2],
-    ) -> io::Result<Taken<Artifact>> {
-        let taken = match workspace.filter(|_| !outputs.globs.is_empty()) {
-            Some(workspace) => workspace.take(outputs, &self.spool)?,
-            None => Taken::default(),
-        };
-        let [stdout, stderr] = whole.map(|whole| whole.map(Whole::finish).transpose());
-        Ok(Taken { streams: [stdout?, stderr?], ..taken })
-    }
-
     /// proc_pid_oom_score_adj(5): raising is free, and so is going back to what it was.
     fn score(&self, score: u32) -> Result<()> {
         fs::write(format!("/proc/{}/oom_score_adj", self.init.pid.as_raw_nonzero()), score.to_string())
@@ -558,46 +355,6 @@ fn pipe(owner: (u32, u32)) -> Result<(File, OwnedFd)> {
 fn own(pipe: &OwnedFd, (uid, gid): (u32, u32)) -> Result<()> {
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     rustix::fs::fchown(pipe, Some(uid), Some(gid)).map_err(at("give the task a pipe"))
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// `enforced`: whether the kernel holds the container as a whole to its limits. `replaced` are the standard descriptors that
-/// others take the place of.
-fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8>) -> Command {
-    let mut env = image.env.clone();
-    env.entry("PATH".into()).or_insert_with(|| image.path.clone());
-    env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
-    env.extend(task.env);
-    Command {
-        argv: [task.command].into_iter().chain(task.args).collect(),
-        env,
-        path: image.path.clone(),
-        directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
-        file_descriptors: task.limits.file_descriptors,
-        of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
-        // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
-        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
-        stack: stack(&task.limits, enforced),
-        file_size: task.limits.file_size,
-        replaced,
-        merged: task.output.merge == MergeOutput::Into,
-    }
-}
-
-/// Without a group each thread's stack counts in what a process may ask for, so there it is the usual one.
-fn stack(limits: &Limits, enforced: bool) -> u64 {
-    const USUAL: u64 = 8 << 20;
-    limits.stack.unwrap_or(if enforced { limits.memory } else { limits.memory.min(USUAL) })
-}
-
-fn no_room<T: Default>(error: io::Error) -> Result<T> {
-    match error.kind() {
-        io::ErrorKind::StorageFull => Ok(T::default()),
-        _ => Err(at("take what the task left")(error)),
-    }
 }
 
 fn cancelled() -> Outcome {

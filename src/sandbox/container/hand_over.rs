@@ -1,0 +1,162 @@
+//! What a task starts with: its workspace, its standard descriptors, its files, its command.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{ContainerError, Result, Running, at, own};
+use crate::artifact::{Artifact, Slice};
+use crate::frame;
+use crate::image::{Image, WORKSPACE};
+use crate::sandbox::init::wire::{Command, Files, OwnLimits, Source};
+use crate::sandbox::streams::{self, Feed, Forward, Inlet, Links, Outlet, Whole};
+use crate::sandbox::workspace::Workspace;
+use crate::task::{Limits, MergeOutput, Node, Task, WORKSPACE_BYTES};
+
+/// What a pipe takes at once (pipe(7)).
+const PIPE_BYTES: usize = 64 << 10;
+
+/// What a task that can start starts with.
+pub struct Ready {
+    /// In place of standard descriptors of the container's: each with its number.
+    pub replaced: Vec<(u8, OwnedFd)>,
+    pub feed: Option<Feed>,
+    pub forwards: [Option<Forward>; 2],
+    pub whole: [Option<Whole>; 2],
+    /// When files are to be taken out of it.
+    pub workspace: Option<Workspace>,
+}
+
+impl Running {
+    /// The task's workspace, as large as it is to be, if anything is to be done with it.
+    pub fn workspace(&self, task: &Task<Artifact>) -> Result<Option<Workspace>> {
+        let is_usual = task.limits.workspace == WORKSPACE_BYTES;
+        if is_usual && task.outputs.globs.is_empty() {
+            return Ok(None);
+        }
+        let workspace = Workspace::of(self.init.pid.as_raw_nonzero().get()).map_err(at("open the workspace"))?;
+        if !is_usual {
+            workspace.resize(task.limits.workspace).map_err(ContainerError::NotInForce)?;
+        }
+        Ok(Some(workspace))
+    }
+
+    /// Makes what the task's standard descriptors are to be, where that is not the container's own.
+    pub fn descriptors(&self, task: &Task<Artifact>, links: Links, workspace: Option<Workspace>) -> Result<Ready> {
+        let mut replaced = Vec::new();
+        let mut feed = None;
+        match (links.stdin, &task.stdin) {
+            (Some(Inlet::Pipe(pipe)), _) => replaced.push((0, pipe)),
+            (Some(Inlet::Stream(stream)), _) => {
+                let (reader, writer) = self.input_pipe()?;
+                replaced.push((0, reader));
+                feed = Some(Feed::new(stream, writer));
+            }
+            (None, Some(artifact)) => replaced.push((0, self.input(artifact)?)),
+            (None, None) => {}
+        }
+        let mut forwards = [None, None];
+        for (stream, outlet) in links.outputs.into_iter().enumerate() {
+            match outlet {
+                Some(Outlet { pipe, record: true }) => {
+                    forwards[stream] = Some(Forward::new(pipe).map_err(at("make a pipe non-blocking"))?);
+                }
+                Some(Outlet { pipe, record: false }) => replaced.push((1 + stream as u8, pipe)),
+                None => {}
+            }
+        }
+        let most = task.outputs.bounds.total;
+        let whole = |wanted: bool| wanted.then(|| Whole::new(&self.spool, most)).transpose();
+        let [stdout, stderr] = task.output.handed_on;
+        let whole = [whole(stdout).map_err(ContainerError::NoRoom)?, whole(stderr).map_err(ContainerError::NoRoom)?];
+        Ok(Ready { replaced, feed, forwards, whole, workspace })
+    }
+
+    /// A task's standard input with these bytes: a pipe if it takes them at once, else a file.
+    fn input(&self, artifact: &Artifact) -> Result<OwnedFd> {
+        if let Artifact::Bytes(bytes) = artifact {
+            let (reader, mut writer) = self.input_pipe()?;
+            // Where a user's pipes are cut to a page, the rest would not be written.
+            if bytes.len() <= PIPE_BYTES && (bytes.is_empty() || writer.write(bytes).is_ok_and(|n| n == bytes.len())) {
+                return Ok(reader);
+            }
+        }
+        Ok(streams::input_file(artifact, &self.spool).map_err(ContainerError::NoRoom)?.into())
+    }
+
+    /// A pipe for standard input: the task's end, its own like those of its output, and ours, non-blocking.
+    fn input_pipe(&self) -> Result<(OwnedFd, File)> {
+        let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
+        own(&reader, self.owner)?;
+        rustix::io::ioctl_fionbio(&writer, true).map_err(at("make a pipe non-blocking"))?;
+        Ok((reader, writer.into()))
+    }
+
+    pub fn hand_over_files(&mut self, task: &Task<Artifact>) -> io::Result<()> {
+        let (mut files, mut sources, mut follow) = (Files::new(), Vec::<&Arc<File>>::new(), Vec::new());
+        for (path, node) in &task.files {
+            let node = match node {
+                Node::Directory => Node::Directory,
+                Node::Symlink(target) => Node::Symlink(target.clone()),
+                Node::File { content: Artifact::Bytes(bytes), mode } => {
+                    follow.push(bytes);
+                    Node::File { content: Source::Follows(bytes.len() as u64), mode: *mode }
+                }
+                Node::File { content: Artifact::File(Slice { file, offset, size }), mode } => {
+                    // All that an archive holds is in one file.
+                    let known = sources.iter().rposition(|known| Arc::ptr_eq(known, file));
+                    let index = known.unwrap_or_else(|| {
+                        sources.push(file);
+                        sources.len() - 1
+                    }) as u32;
+                    Node::File { content: Source::File { index, offset: *offset, size: *size }, mode: *mode }
+                }
+            };
+            files.push((path.clone(), node));
+        }
+        let descriptors: Vec<BorrowedFd<'_>> = sources.into_iter().map(|source| source.as_fd()).collect();
+        frame::send_with(&self.control, &files, &descriptors)?;
+        follow.into_iter().try_for_each(|bytes| frame::send_all(&self.control, bytes))
+    }
+
+    /// Sends the command with its descriptors, which are then the task's alone.
+    pub fn hand_over(&self, task: Task<Artifact>, replaced: Vec<(u8, OwnedFd)>) {
+        let places = replaced.iter().map(|(place, _)| *place).collect();
+        let command = command(task, &self.image, self.group.enforces(), places);
+        let descriptors: Vec<BorrowedFd<'_>> = replaced.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
+        // A process that cannot take it any more has come to an end, which the watch sees.
+        let _ = frame::send_with(&self.commands, &command, &descriptors);
+    }
+}
+
+/// `enforced`: whether the kernel holds the container as a whole to its limits. `replaced` are the standard descriptors that
+/// others take the place of.
+fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8>) -> Command {
+    let mut env = image.env.clone();
+    env.entry("PATH".into()).or_insert_with(|| image.path.clone());
+    env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
+    env.extend(task.env);
+    Command {
+        argv: [task.command].into_iter().chain(task.args).collect(),
+        env,
+        path: image.path.clone(),
+        directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
+        file_descriptors: task.limits.file_descriptors,
+        of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
+        // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
+        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
+        stack: stack(&task.limits, enforced),
+        file_size: task.limits.file_size,
+        replaced,
+        merged: task.output.merge == MergeOutput::Into,
+    }
+}
+
+/// Without a group each thread's stack counts in what a process may ask for, so there it is the usual one.
+fn stack(limits: &Limits, enforced: bool) -> u64 {
+    const USUAL: u64 = 8 << 20;
+    limits.stack.unwrap_or(if enforced { limits.memory } else { limits.memory.min(USUAL) })
+}

@@ -1,0 +1,137 @@
+//! A task from its command to its report.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use rustix::time::ClockId;
+
+use super::hand_over::Ready;
+use super::{ContainerError, Result, Running, at, cancelled, late, set_up_failed};
+use crate::artifact::Artifact;
+use crate::sandbox::cgroup::Measured;
+use crate::sandbox::init::wire::nanoseconds;
+use crate::sandbox::outcome::{Baseline, outcome};
+use crate::sandbox::streams::Whole;
+use crate::sandbox::watch::{Ended, Ends, Kept, Stop, Watch};
+use crate::sandbox::workspace::Workspace;
+use crate::task::{Counters, Hits, Limits, Outputs, Report, Taken, Task, Timings};
+
+/// When things were, for the report.
+#[derive(Clone, Copy)]
+pub struct Times {
+    pub ordered: Instant,
+    pub finished: Instant,
+}
+
+impl Running {
+    /// Hands the command over and watches it to its end; `ordered` is when the task was.
+    pub fn run(
+        &mut self,
+        task: Task<Artifact>,
+        ready: Ready,
+        before: &Baseline,
+        cancel: BorrowedFd<'_>,
+        ordered: Instant,
+    ) -> Result<(Report, Taken<Artifact>)> {
+        let (limits, outputs) = (task.limits.clone(), task.outputs.clone());
+        let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
+        let init = self.init.pid.as_raw_nonzero().get();
+        let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
+        let Ready { replaced, feed, forwards, whole, workspace } = ready;
+        for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
+            forward.into_iter().for_each(|forward| watch.forward(stream, forward));
+            whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
+        }
+        feed.into_iter().for_each(|feed| watch.feed(feed));
+        self.hand_over(task, replaced);
+        let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
+        let times = Times { ordered, finished: Instant::now() };
+        let (mut kept, file_descriptors) = (watch.take_output(), watch.file_descriptors());
+        let oom_kills = self.group.oom_kills().unwrap_or(0);
+        if !ended.started && oom_kills == 0 {
+            return match ended.stop {
+                None => Err(set_up_failed(ended.notice)),
+                Some(Stop::Cancelled) => {
+                    Ok((Report { outcome: cancelled(), ..Report::not_executed("") }, Taken::default()))
+                }
+                Some(Stop::Limit(_) | Stop::NoRoom) => Err(late()),
+            };
+        }
+        let taken = self.take(workspace, &outputs, std::mem::take(&mut kept.whole));
+        let report = self.report(&limits, before, (ended, kept), (file_descriptors, oom_kills), times);
+        match taken {
+            Ok(taken) => Ok((report, taken)),
+            // The command has run, but nobody can have what it left.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                let lost = Report::lost("Faber has no room for what the task left (outputs.spool)");
+                Ok((Report { outcome: lost.outcome, ..report }, Taken::default()))
+            }
+            Err(error) => Err(at("take what the task left")(error)),
+        }
+    }
+
+    /// All that is told of a task that was started.
+    fn report(
+        &self,
+        limits: &Limits,
+        before: &Baseline,
+        (ended, kept): (Ended, Kept),
+        (file_descriptors, oom_kills): (u64, u64),
+        times: Times,
+    ) -> Report {
+        // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
+        let io = self.io().unwrap_or(before.io);
+        let after = self.group.measure().unwrap_or(Measured { cpu: before.cpu, ..Measured::default() });
+        let usage = before.usage(&after, io, &ended, file_descriptors);
+        let Kept { streams: [stdout, stderr], merged, written, exceeded, .. } = kept;
+        let counted = |count| self.group.enforces().then_some(count);
+        Report {
+            outcome: outcome(&ended, limits, &usage, oom_kills > 0),
+            stdout,
+            stderr,
+            merged,
+            written,
+            usage,
+            hits: Hits {
+                processes: after.forks_refused > 0,
+                file_descriptors: file_descriptors >= limits.file_descriptors,
+                output: exceeded,
+            },
+            timings: Timings {
+                setup: nanos(ended.started_at.saturating_duration_since(times.ordered)),
+                run: usage.wall_time,
+                collect: nanos(times.finished.elapsed()),
+            },
+            counters: Counters {
+                oom_kills: counted(oom_kills),
+                forks_refused: counted(after.forks_refused),
+                minor_faults: ended.used.map(|used| used.minor_faults),
+                major_faults: ended.used.map(|used| used.major_faults),
+                voluntary_switches: ended.used.map(|used| used.voluntary_switches),
+                involuntary_switches: ended.used.map(|used| used.involuntary_switches),
+                throttled: after.throttled,
+            },
+            ended_at: nanoseconds(ClockId::Monotonic).saturating_sub(nanos(ended.ended_at.elapsed())),
+        }
+    }
+
+    /// What the task left, once its last process is gone.
+    fn take(
+        &self,
+        workspace: Option<Workspace>,
+        outputs: &Outputs,
+        whole: [Option<Whole>; 2],
+    ) -> io::Result<Taken<Artifact>> {
+        let taken = match workspace.filter(|_| !outputs.globs.is_empty()) {
+            Some(workspace) => workspace.take(outputs, &self.spool)?,
+            None => Taken::default(),
+        };
+        let [stdout, stderr] = whole.map(|whole| whole.map(Whole::finish).transpose());
+        Ok(Taken { streams: [stdout?, stderr?], ..taken })
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
