@@ -39,7 +39,8 @@ fn a_step_begins_when_its_needs_have_ended_and_results_keep_the_requests_order()
         step("first", &[]),
         step("right", &["first"])
     ]);
-    let results = Server::start_open().results(&json!({ "tasks": tasks }));
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let results = server.results(&json!({ "tasks": tasks }));
     all_succeed(&results);
     let names: Vec<&str> = results.iter().map(|result| result["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["last", "left", "first", "right"]);
@@ -167,7 +168,7 @@ fn what_has_no_room_on_its_way_is_told() {
 /// Every descriptor that was handed on is closed again, in every process.
 #[test]
 fn graphs_leave_no_descriptors() {
-    let server = Server::start_open();
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "2")]);
     let blob = server.put(&vec![b'x'; 200_000]);
     let body = json!({
         "tasks": [
