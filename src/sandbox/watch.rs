@@ -90,6 +90,15 @@ struct Captured {
     pipe: Option<File>,
 }
 
+impl Captured {
+    /// The end of a stream is end of file for who reads it, whether the task has ended or not.
+    fn end_forward(&mut self) {
+        if self.pipe.is_none() {
+            self.forward.take_if(|forward| forward.is_free());
+        }
+    }
+}
+
 /// What was written, as far as it was kept.
 #[derive(Default)]
 pub struct Kept {
@@ -306,6 +315,7 @@ impl<'a> Watch<'a> {
             forward.go_on();
             captured.pipe.take_if(|_| !forward.is_open());
         }
+        captured.end_forward();
     }
 
     pub fn take_output(&mut self) -> Kept {
@@ -341,7 +351,10 @@ impl<'a> Watch<'a> {
         let length = match pipe.read(&mut chunk) {
             Ok(length @ 1..) => length,
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return,
-            Ok(_) | Err(_) => return self.captured[stream].pipe = None,
+            Ok(_) | Err(_) => {
+                self.captured[stream].pipe = None;
+                return self.captured[stream].end_forward();
+            }
         };
         let chunk = &chunk[..length];
         let kept = &chunk[..length.min(self.room(stream))];

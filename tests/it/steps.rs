@@ -39,7 +39,8 @@ fn a_step_begins_when_its_needs_have_ended_and_results_keep_the_requests_order()
         step("first", &[]),
         step("right", &["first"])
     ]);
-    let results = Server::start_open().results(&json!({ "tasks": tasks }));
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let results = server.results(&json!({ "tasks": tasks }));
     all_succeed(&results);
     let names: Vec<&str> = results.iter().map(|result| result["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["last", "left", "first", "right"]);
@@ -145,6 +146,64 @@ fn what_is_handed_on_is_bounded() {
         &results[5],
         "file left a file \"f\" that is not handed on: its 1048577 bytes are more than the 1048576 a file may have",
     );
+}
+
+#[test]
+fn what_has_no_room_on_its_way_is_told() {
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_OUTPUTS__SPOOL", "4M")]);
+    let results = server.results(&json!({ "tasks": [
+        bash("head -c 8M /dev/zero; sleep 9", json!({ "name": "a" })),
+        bash("wc -c", json!({ "stdin": { "from": "a", "stream": "stdout" } })),
+    ] }));
+    assert_eq!(results[0]["status"], "Failure", "{}", results[0]);
+    assert!(results[0]["error"].as_str().unwrap().contains("outputs.spool"), "{}", results[0]);
+    not_executed(&results[1], "needs a, which ended with Failure");
+    let fits = server.results(&json!({ "tasks": [
+        bash("head -c 3M /dev/zero", json!({ "name": "a" })),
+        bash("wc -c", json!({ "stdin": { "from": "a", "stream": "stdout" } })),
+    ] }));
+    assert_eq!(fits[1]["stdout"], "3145728\n", "{fits:?}");
+}
+
+/// Every descriptor that was handed on is closed again, in every process.
+#[test]
+fn graphs_leave_no_descriptors() {
+    let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let blob = server.put(&vec![b'x'; 200_000]);
+    let body = json!({
+        "tasks": [
+            bash("head -c 200000 /dev/zero | tee f g", json!({ "name": "source", "stdin": { "blob": blob }, "outputs": ["*"] })),
+            bash("cat", json!({ "name": "sink", "stdin": { "from": "source", "stream": "stdout" },
+                "files": { "f": { "from": "source", "file": "f" }, "b": { "blob": blob } } })),
+            bash("yes", json!({ "name": "a", "needs": ["sink"] })),
+            bash("head -n 3", json!({ "name": "b", "record": ["stdout"] })),
+            bash("cat", json!({ "name": "c" })),
+            bash("exit 1", json!({ "name": "wrong", "cache": true })),
+            bash("true", json!({ "needs": ["wrong"], "stdin": { "from": "source", "file": "g" } })),
+        ],
+        "connect": [["a.stdout", "b.stdin"], ["b.stdout", "c.stdin"]],
+    });
+    let ask = || drop(server.results(&body));
+    let front = server.front();
+    let descriptors = || -> Vec<usize> {
+        let processes = [server.pid(), front].into_iter().chain(server.processes("runner"));
+        processes.map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)).collect()
+    };
+    (0..5).for_each(|_| ask());
+    let (mut before, mut same) = (descriptors(), 0);
+    eventually("quiet", || {
+        let now = descriptors();
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        same == 30
+    });
+    (0..15).for_each(|_| ask());
+    let mut now = Vec::new();
+    eventually("as many as before", || {
+        now = descriptors();
+        // Connections that are kept come and go.
+        now.iter().zip(&before).all(|(now, before)| now.abs_diff(*before) <= 3)
+    });
 }
 
 #[test]
@@ -343,6 +402,59 @@ fn the_end_of_one_is_end_of_file_or_a_broken_pipe_for_the_other() {
             assert!(results[1]["stdout"].as_str().unwrap().starts_with(&sha256(&vec![0; 3 << 20])), "{results:?}");
         }
     }
+}
+
+/// Who closes its output says that it is at its end, and may go on.
+#[test]
+fn a_stream_that_is_closed_early_is_end_of_file_at_once() {
+    let server = Server::start_open();
+    for record in [json!([]), json!(["stdout"])] {
+        let results = server.results(&json!({
+            "tasks": [
+                bash("echo question; exec >&-; cat >&2", json!({ "name": "a", "record": record })),
+                bash("wc -c", json!({ "name": "b", "resource_limits": { "wall_time_limit": 5_000_000_000u64 } })),
+            ],
+            "connect": BOTH_WAYS,
+        }));
+        all_succeed(&results);
+        assert_eq!(results[0]["stderr"], "9\n", "{results:?}");
+    }
+}
+
+#[test]
+fn many_connected_tasks_share_what_there_is() {
+    let server = Server::start(
+        &["--open-mode"],
+        &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "2"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")],
+    );
+    let pair = |at: usize| {
+        let part = |name: &str, script: &str| bash(script, json!({ "name": format!("{name}{at}") }));
+        [part("a", "echo $$; read line; echo $line >&2"), part("b", "read line; echo reply"), part("c", "echo alone")]
+    };
+    let connect: Vec<Value> = (0..12)
+        .flat_map(|at| {
+            [[format!("a{at}.stdout"), format!("b{at}.stdin")], [format!("b{at}.stdout"), format!("a{at}.stdin")]]
+        })
+        .map(|ports| json!(ports))
+        .collect();
+    let body = json!({ "tasks": (0..12).flat_map(pair).collect::<Vec<_>>(), "connect": connect });
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..3).map(|_| scope.spawn(|| all_succeed(&server.results(&body)))).collect();
+        clients.into_iter().for_each(|client| client.join().unwrap());
+    });
+}
+
+#[test]
+fn connected_tasks_whose_turn_does_not_come_are_not_executed() {
+    let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "1s")];
+    let server = Server::start(&["--open-mode"], &env);
+    eventually("a task is run", || server.execute(json!([bash("true", json!({}))])).status == 200);
+    let results = server.results(&json!({
+        "tasks": [bash("sleep 3", json!({})), bash("echo ran >&2", json!({ "name": "a" })), bash("echo ran >&2", json!({ "name": "b" }))],
+        "connect": [["a.stdout", "b.stdin"]],
+    }));
+    assert_eq!(statuses(&results), ["Success", "NotExecuted", "NotExecuted"], "{results:?}");
+    assert!(results[1]["error"].as_str().unwrap().contains("for its turn"), "{results:?}");
 }
 
 #[test]

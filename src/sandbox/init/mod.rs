@@ -133,6 +133,9 @@ impl Init {
     /// is left. All children are reaped here: only so their I/O is in the init's own sums (proc_pid_io(5)), which the
     /// runner reads last.
     fn tend(&self, task: Pid, control: &UnixStream) {
+        // A task that closes its output is at its end for who reads it: no other copy may stay open here.
+        let _ = rustix::stdio::dup2_stdout(rustix::stdio::stdin())
+            .and_then(|()| rustix::stdio::dup2_stderr(rustix::stdio::stdin()));
         match self.wait_for_end(task, control) {
             // At once: what is left to end is not the task's time.
             Some(status) => {
