@@ -237,6 +237,8 @@ enum Prepared {
 struct Ready {
     /// In place of standard descriptors of the container's: each with its number.
     replaced: Vec<(u8, OwnedFd)>,
+    /// Those of them that lead to another task.
+    links: Vec<OwnedFd>,
     feed: Option<Feed>,
     forwards: [Option<Forward>; 2],
     whole: [Option<Whole>; 2],
@@ -331,10 +333,14 @@ impl Running {
 
     /// Makes what the task's standard descriptors are to be, where that is not the container's own.
     fn descriptors(&self, task: &Task<Artifact>, links: Links, workspace: Option<Workspace>) -> Result<Ready> {
-        let mut replaced = Vec::new();
+        let (mut replaced, mut shared) = (Vec::new(), Vec::new());
         let mut feed = None;
+        let mut share = |pipe: &OwnedFd| pipe.try_clone().map(|pipe| shared.push(pipe)).map_err(at("share a pipe"));
         match (links.stdin, &task.stdin) {
-            (Some(Inlet::Pipe(pipe)), _) => replaced.push((0, pipe)),
+            (Some(Inlet::Pipe(pipe)), _) => {
+                share(&pipe)?;
+                replaced.push((0, pipe));
+            }
             (Some(Inlet::Stream(stream)), _) => {
                 let (reader, writer) = self.input_pipe()?;
                 replaced.push((0, reader));
@@ -349,7 +355,10 @@ impl Running {
                 Some(Outlet { pipe, record: true }) => {
                     forwards[stream] = Some(Forward::new(pipe).map_err(at("make a pipe non-blocking"))?);
                 }
-                Some(Outlet { pipe, record: false }) => replaced.push((1 + stream as u8, pipe)),
+                Some(Outlet { pipe, record: false }) => {
+                    share(&pipe)?;
+                    replaced.push((1 + stream as u8, pipe));
+                }
                 None => {}
             }
         }
@@ -357,7 +366,7 @@ impl Running {
         let whole = |wanted: bool| wanted.then(|| Whole::new(&self.spool, most)).transpose();
         let [stdout, stderr] = task.output.handed_on;
         let whole = [whole(stdout).map_err(ContainerError::NoRoom)?, whole(stderr).map_err(ContainerError::NoRoom)?];
-        Ok(Ready { replaced, feed, forwards, whole, workspace })
+        Ok(Ready { replaced, links: shared, feed, forwards, whole, workspace })
     }
 
     /// A task's standard input with these bytes: a pipe if it takes them at once, else a file.
@@ -415,12 +424,13 @@ impl Running {
         let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
         let init = self.init.pid.as_raw_nonzero().get();
         let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
-        let Ready { replaced, feed, forwards, whole, workspace } = ready;
+        let Ready { replaced, links, feed, forwards, whole, workspace } = ready;
         for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
             forward.into_iter().for_each(|forward| watch.forward(stream, forward));
             whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
         }
         feed.into_iter().for_each(|feed| watch.feed(feed));
+        watch.hold(links);
         self.hand_over(task, replaced);
         let ends = Ends { control: &self.control, init: self.init.handle.as_fd(), cancel };
         let ended = watch.until_end(&ends);
