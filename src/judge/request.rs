@@ -54,7 +54,8 @@ pub struct JudgeRequest {
     #[serde(default)]
     #[schema(value_type = CompareForms)]
     pub compare: Comparison,
-    /// In place of `compare`: a program that talks with the solution, by pipes, and decides.
+    /// In place of `compare`: a program that talks with the solution, by pipes, and decides; what it says to stderr is the
+    /// case's message.
     #[serde(default, deserialize_with = "optional_object")]
     #[schema(example = json!(null))]
     pub interactor: Option<TaskRequest>,

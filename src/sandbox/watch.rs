@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -144,6 +144,7 @@ pub struct Watch<'a> {
     merged: Vec<u8>,
     exceeded: bool,
     feed: Option<Feed>,
+    links: Vec<OwnedFd>,
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
     /// Nothing is left but the init.
@@ -175,6 +176,7 @@ impl<'a> Watch<'a> {
             merged: Vec::new(),
             exceeded: false,
             feed: None,
+            links: Vec::new(),
             stop: None,
             ended: None,
             alone: false,
@@ -187,6 +189,12 @@ impl<'a> Watch<'a> {
     /// Fills the task's standard input while it runs.
     pub fn feed(&mut self, feed: Feed) {
         self.feed = Some(feed);
+    }
+
+    /// Holds the task's ends of pipes to other tasks until it has ended or closed them: so nobody learns of its end, and ends
+    /// because of that, before the time of it is known. Which of two was first is not for the kernel's scheduler to say.
+    pub fn hold(&mut self, links: Vec<OwnedFd>) {
+        self.links = links;
     }
 
     /// Keeps all of a stream, beyond the output limit too.
@@ -234,6 +242,7 @@ impl<'a> Watch<'a> {
         // What was written before the end and not read yet is in the pipes.
         while !self.said_all && self.receive(ends.control) {}
         self.feed = None;
+        self.links.clear();
         self.read_rest(ends);
         let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
         Ended {
@@ -425,6 +434,7 @@ impl<'a> Watch<'a> {
                 self.alone = alone;
                 self.used.1 = Some(used);
                 self.ended.get_or_insert((notice, instant(at)));
+                self.links.clear();
             }
             _ => {
                 self.ended.get_or_insert((notice, Instant::now()));
@@ -454,8 +464,13 @@ impl<'a> Watch<'a> {
         {
             self.stop(Stop::Limit(Limit::CpuTime), control);
         }
-        let processes = self.group.processes().unwrap_or_default().into_iter().filter(|pid| *pid != self.init);
-        let most = processes.filter_map(open_descriptors).max();
+        let mut processes = self.group.processes().unwrap_or_default();
+        processes.retain(|pid| *pid != self.init);
+        // Without any the end is about to be told.
+        if self.executed && !processes.is_empty() {
+            self.links.retain(|link| processes.iter().any(|pid| has_open(*pid, link)));
+        }
+        let most = processes.into_iter().filter_map(open_descriptors).max();
         self.file_descriptors = self.file_descriptors.max(most.unwrap_or(0));
     }
 
@@ -477,6 +492,24 @@ fn open_descriptors(pid: i32) -> Option<u64> {
         0 => Some(std::fs::read_dir(&path).ok()?.count() as u64),
         size => Some(size),
     }
+}
+
+/// Whether a process has a descriptor of this pipe (proc_pid_fd(5)). One whose main thread is at its end shows none, while
+/// its other threads may still have them; its end is about to be told.
+fn has_open(pid: i32, pipe: &OwnedFd) -> bool {
+    let Ok(pipe) = rustix::fs::fstat(pipe) else { return false };
+    let is_pipe =
+        |path| std::fs::metadata(path).is_ok_and(|file| (file.dev(), file.ino()) == (pipe.st_dev, pipe.st_ino));
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd"));
+    entries.is_ok_and(|entries| entries.flatten().any(|entry| is_pipe(entry.path()))) || is_ending(pid)
+}
+
+/// PF_EXITING, of the flags in proc_pid_stat(5); one that is not there any more has ended.
+fn is_ending(pid: i32) -> bool {
+    const EXITING: u64 = 4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags = stat.rsplit_once(')').and_then(|(_, fields)| fields.split_whitespace().nth(6)?.parse::<u64>().ok());
+    flags.is_none_or(|flags| flags & EXITING != 0)
 }
 
 /// A time of CLOCK_MONOTONIC in nanoseconds, not in the future.

@@ -23,6 +23,8 @@ const PIPE_BYTES: usize = 64 << 10;
 pub struct Ready {
     /// In place of standard descriptors of the container's: each with its number.
     pub replaced: Vec<(u8, OwnedFd)>,
+    /// Those of them that lead to another task.
+    pub links: Vec<OwnedFd>,
     pub feed: Option<Feed>,
     pub forwards: [Option<Forward>; 2],
     pub whole: [Option<Whole>; 2],
@@ -46,10 +48,14 @@ impl Running {
 
     /// Makes what the task's standard descriptors are to be, where that is not the container's own.
     pub fn descriptors(&self, task: &Task<Artifact>, links: Links, workspace: Option<Workspace>) -> Result<Ready> {
-        let mut replaced = Vec::new();
+        let (mut replaced, mut shared) = (Vec::new(), Vec::new());
         let mut feed = None;
+        let mut share = |pipe: &OwnedFd| pipe.try_clone().map(|pipe| shared.push(pipe)).map_err(at("share a pipe"));
         match (links.stdin, &task.stdin) {
-            (Some(Inlet::Pipe(pipe)), _) => replaced.push((0, pipe)),
+            (Some(Inlet::Pipe(pipe)), _) => {
+                share(&pipe)?;
+                replaced.push((0, pipe));
+            }
             (Some(Inlet::Stream(stream)), _) => {
                 let (reader, writer) = self.input_pipe()?;
                 replaced.push((0, reader));
@@ -64,7 +70,10 @@ impl Running {
                 Some(Outlet { pipe, record: true }) => {
                     forwards[stream] = Some(Forward::new(pipe).map_err(at("make a pipe non-blocking"))?);
                 }
-                Some(Outlet { pipe, record: false }) => replaced.push((1 + stream as u8, pipe)),
+                Some(Outlet { pipe, record: false }) => {
+                    share(&pipe)?;
+                    replaced.push((1 + stream as u8, pipe));
+                }
                 None => {}
             }
         }
@@ -72,7 +81,7 @@ impl Running {
         let whole = |wanted: bool| wanted.then(|| Whole::new(&self.spool, most)).transpose();
         let [stdout, stderr] = task.output.handed_on;
         let whole = [whole(stdout).map_err(ContainerError::NoRoom)?, whole(stderr).map_err(ContainerError::NoRoom)?];
-        Ok(Ready { replaced, feed, forwards, whole, workspace })
+        Ok(Ready { replaced, links: shared, feed, forwards, whole, workspace })
     }
 
     /// A task's standard input with these bytes: a pipe if it takes them at once, else a file.

@@ -38,12 +38,13 @@ impl Running {
         let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
         let init = self.init.pid.as_raw_nonzero().get();
         let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
-        let Ready { replaced, feed, forwards, whole, workspace } = ready;
+        let Ready { replaced, links, feed, forwards, whole, workspace } = ready;
         for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
             forward.into_iter().for_each(|forward| watch.forward(stream, forward));
             whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
         }
         feed.into_iter().for_each(|feed| watch.feed(feed));
+        watch.hold(links);
         self.hand_over(task, replaced);
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
         let times = Times { ordered, finished: Instant::now() };
