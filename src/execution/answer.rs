@@ -12,7 +12,7 @@ use crate::blobs::{BlobError, Blobs};
 use crate::scheduler::Finished;
 use crate::task::{
     Compilation, Content, Digest, FileResult, Form, Limits, MergeOutput, Omitted, Outcome, OutputEncoding, OutputGlob,
-    Status, StepName, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
+    Status, StepName, Stream, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
 };
 
 /// How a result is to be told, as its request says.
@@ -74,6 +74,12 @@ impl Engine {
         }
         for pipe in &planned.plan.connections {
             tell_who_ended_first(planned.graph.unit(pipe.from), &ends, &mut results);
+            if let (Some(detail), false) = (&mut results[pipe.from].detail, pipe.record) {
+                match pipe.stream {
+                    Stream::Stdout => detail.stdout_bytes = None,
+                    Stream::Stderr => detail.stderr_bytes = None,
+                }
+            }
         }
         Ended::Results(results)
     }
@@ -186,11 +192,15 @@ pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
 }
 
 /// Which of the tasks that were joined by pipes ended by itself, before the others. One that a broken pipe ended did not, whatever
-/// the clocks say: the other's end may be told only after it.
+/// the clocks say: the other's end may be told only after it. One that was lost, of which no time is known, is what the others
+/// ended because of.
 fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [TaskResult]) {
     const BROKEN_PIPE: Outcome = Outcome::Signalled(13);
-    let report = |at: usize| ends[at].as_ref().and_then(End::finished).map(|finished| &finished.report);
-    let ended = unit.iter().filter_map(|&at| Some((at, report(at)?))).filter(|(_, report)| report.ended_at > 0);
+    let report = |at: usize| {
+        let end = ends[at].as_ref().filter(|end| end.status() != Status::NotExecuted);
+        end.and_then(End::finished).map(|finished| &finished.report)
+    };
+    let ended = unit.iter().filter_map(|&at| Some((at, report(at)?)));
     let first = ended.min_by_key(|(_, report)| (report.outcome == BROKEN_PIPE, report.ended_at)).map(|(at, _)| at);
     for &at in unit {
         results[at].ended_first = report(at).map(|_| Some(at) == first);

@@ -144,11 +144,11 @@ pub struct Detail {
     /// The signal that ended the command.
     #[schema(example = "SIGSEGV")]
     pub signal: Option<String>,
-    /// Bytes written in all.
+    /// Bytes written in all; null of a stream that went straight to another task.
     #[schema(example = 12)]
-    pub stdout_bytes: u64,
+    pub stdout_bytes: Option<u64>,
     #[schema(example = 0)]
-    pub stderr_bytes: u64,
+    pub stderr_bytes: Option<u64>,
     pub stdout_truncated: bool,
     pub stderr_truncated: bool,
     pub timings: DetailedTimings,
@@ -330,8 +330,8 @@ impl Detail {
                 Outcome::Signalled(signal) => Some(signal_short(signal)),
                 _ => None,
             },
-            stdout_bytes: written.stdout,
-            stderr_bytes: written.stderr,
+            stdout_bytes: Some(written.stdout),
+            stderr_bytes: Some(written.stderr),
             stdout_truncated: written.stdout > stdout.len() as u64,
             stderr_truncated: written.stderr > stderr.len() as u64,
             timings: DetailedTimings {
