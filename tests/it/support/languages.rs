@@ -35,7 +35,7 @@ fn built() -> PathBuf {
         fs::copy(from.join("image.toml"), to.join("image.toml")).unwrap();
     }
     // Versions that the lock has may be gone from the archive since.
-    let said = build(&dir, &[]).or_else(|_| build(&dir, &["--update"]));
+    let said = build(&dir, &lock, &[]).or_else(|_| build(&dir, &lock, &["--update"]));
     said.unwrap_or_else(|said| panic!("{said}"));
     dir.join("data")
 }
@@ -44,9 +44,14 @@ fn definitions(dir: &Path) -> PathBuf {
     dir.join("definitions")
 }
 
-fn build(dir: &Path, options: &[&str]) -> Result<(), String> {
+/// The build has the lock for its standard input: it outlives a test that is killed, and then the next waits for it.
+fn build(dir: &Path, lock: &File, options: &[&str]) -> Result<(), String> {
     let mut command = Command::new(FABER);
-    command.env("FABER_DATA_DIR", dir.join("data")).args(["image", "build", "--definitions"]).arg(definitions(dir));
+    command
+        .stdin(lock.try_clone().unwrap())
+        .env("FABER_DATA_DIR", dir.join("data"))
+        .args(["image", "build", "--definitions"])
+        .arg(definitions(dir));
     let output = command.args(options).args(IMAGES).output().unwrap();
     if output.status.success() { Ok(()) } else { Err(format!("{output:?}")) }
 }
