@@ -1,7 +1,6 @@
 //! Images of the repository's own definitions, built once and kept between runs.
 
 use std::fs::{self, File};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -11,13 +10,16 @@ use super::FABER;
 const IMAGES: [&str; 4] = ["cpp", "java", "python", "rust"];
 const DEFINITIONS: [&str; 5] = ["cpp", "java", "jvm", "python", "rust"];
 
-/// Makes `data_dir` one that has the images, which many servers share, and nothing else.
-pub fn put_into(data_dir: &Path) {
+/// What a shell does, in place of going on, to have the images in `data_dir`, which many servers share, and nothing else: mounts that
+/// it alone sees, since the front, which is nobody, may not pass to where they are kept.
+pub fn shown_in(data_dir: &Path) -> String {
     let store = built();
-    fs::create_dir(data_dir).unwrap();
-    for part in ["images", "trees"] {
-        symlink(store.join(part), data_dir.join(part)).unwrap();
-    }
+    let mounts = ["images", "trees"].map(|part| {
+        fs::create_dir_all(data_dir.join(part)).unwrap();
+        format!("mount --bind \"{}\" \"{}\"", store.join(part).display(), data_dir.join(part).display())
+    });
+    let script = format!("{} && exec \"$@\"", mounts.join(" && "));
+    format!("exec unshare --mount --propagation slave bash -c '{script}' bash \"$@\"")
 }
 
 /// The store, with what has changed since the last run built anew. Whoever comes first builds, in whatever process; the store

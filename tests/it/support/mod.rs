@@ -77,8 +77,8 @@ impl Server {
     /// With the images of C++, Java, Python and Rust, as this repository defines them.
     pub fn with_languages() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        languages::put_into(&dir.path().join("data"));
-        Self::start_in(dir, "", &["--open-mode"], &PATIENT)
+        let preparation = languages::shown_in(&dir.path().join("data"));
+        Self::start_in(dir, &preparation, &["--open-mode"], &PATIENT)
     }
 
     fn start_in(dir: TempDir, preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
