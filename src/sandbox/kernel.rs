@@ -4,11 +4,22 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use nix::unistd::{ForkResult, Pid};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::path::Arg;
 
 use super::init::wire::Rusage;
+
+/// Opens what is below `root` (openat2(2)): no step leads out, or over a link, whatever a task has made of it.
+///
+/// # Errors
+/// openat2(2)'s.
+pub fn open_beneath(root: impl AsFd, path: impl Arg, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    Ok(openat2(root.as_fd(), path, flags, mode, resolve)?)
+}
 
 /// Forks; the child runs `body` and ends with the status it returns, never coming back into the caller's code.
 ///

@@ -12,9 +12,10 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2};
+use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, open};
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspick};
 
+use super::kernel::open_beneath;
 use crate::artifact::{Artifact, INLINE, Slice, Spool, read_only};
 use crate::image::WORKSPACE;
 use crate::task::{Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds};
@@ -39,7 +40,7 @@ impl Workspace {
     pub fn of(init: i32) -> io::Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = open(format!("/proc/{init}/root"), flags, Mode::empty())?;
-        Ok(Self(beneath(&root, WORKSPACE.trim_start_matches('/'), flags)?))
+        Ok(Self(open_beneath(&root, WORKSPACE.trim_start_matches('/'), flags, Mode::empty())?))
     }
 
     /// Gives it room for so many bytes. (fspick(2), tmpfs(5))
@@ -58,7 +59,7 @@ impl Workspace {
     /// When the workspace cannot be read, or the spool is full.
     pub fn take(&self, outputs: &Outputs, spool: &Spool) -> io::Result<Taken<Artifact>> {
         let mut found = Found::new(&outputs.globs);
-        if let Ok(top) = beneath(&self.0, ".", LISTED) {
+        if let Ok(top) = open_beneath(&self.0, ".", LISTED, Mode::empty()) {
             look(top, &mut Place { path: String::new(), is_text: true, depth: 0 }, &mut found)?;
         }
         let missing = found.missing();
@@ -71,7 +72,7 @@ impl Workspace {
 
     fn take_one(&self, path: &str, taking: &mut Taking<'_>) -> io::Result<()> {
         // Looked at before it is opened: to open what is no file could block, or do something.
-        let Ok(place) = beneath(&self.0, path, OFlags::PATH | OFlags::CLOEXEC) else {
+        let Ok(place) = open_beneath(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else {
             taking.omit(path, "it cannot be opened".into());
             return Ok(());
         };
@@ -107,7 +108,7 @@ fn look(directory: OwnedFd, place: &mut Place, found: &mut Found<'_>) -> io::Res
         match entry.file_type() {
             // One without permission to be read is its owner's wish; root may read it, unless root is a user's.
             FileType::Directory if place.depth <= DEEPEST => {
-                if let Ok(inner) = beneath(directory.fd()?, entry.file_name(), LISTED) {
+                if let Ok(inner) = open_beneath(directory.fd()?, entry.file_name(), LISTED, Mode::empty()) {
                     look(inner, place, found)?;
                 }
             }
@@ -198,11 +199,6 @@ fn omit(omitted: &mut Omitted, path: &str, reason: String) {
     if omitted.files.len() < NAMED {
         omitted.files.insert(path.to_owned(), reason);
     }
-}
-
-fn beneath(root: impl AsFd, path: impl rustix::path::Arg, flags: OFlags) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root.as_fd(), path, flags, Mode::empty(), resolve)?)
 }
 
 /// What was taken up to now: small files as they are, up to [`INLINE`] in all, all others one after the other in one file of

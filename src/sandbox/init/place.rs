@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, mkdirat, open, openat2, symlinkat};
+use rustix::fs::{Mode, OFlags, fchmod, mkdirat, open, symlinkat};
 
 use super::wire::{Files, Source};
+use crate::sandbox::kernel::open_beneath;
 use crate::task::{FILE_MODE, Node};
 
 const CHUNK: usize = 256 << 10;
@@ -34,7 +35,7 @@ pub fn files(workspace: &str, files: &Files, descriptors: &[OwnedFd], mut conten
             Node::File { content, mode } => {
                 let mode = Mode::from_raw_mode(mode.unwrap_or(FILE_MODE));
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-                let mut file = File::from(beneath(&root, path.as_str(), flags, mode)?);
+                let mut file = File::from(open_beneath(&root, path.as_str(), flags, mode)?);
                 match *content {
                     Source::Follows(length) => {
                         if io::copy(&mut contents.by_ref().take(length), &mut file)? != length {
@@ -81,10 +82,5 @@ fn directory(root: &OwnedFd, path: &str) -> io::Result<()> {
 /// The directory that a path is in, and its name there.
 fn parent<'a>(root: &OwnedFd, path: &'a str) -> io::Result<(OwnedFd, &'a str)> {
     let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
-    Ok((beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?, name))
-}
-
-fn beneath(root: &OwnedFd, path: &str, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    Ok(openat2(root, path, flags, mode, resolve)?)
+    Ok((open_beneath(root, parent, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?, name))
 }
