@@ -205,6 +205,19 @@ impl Spool {
     }
 }
 
+impl Spool {
+    /// The same bytes in a file, if they are many: they then go to a runner by descriptor, and are not copied with every message.
+    /// As long as there is room; without it they go as they are.
+    pub fn take_large(&self, artifact: Artifact) -> Artifact {
+        match artifact {
+            Artifact::Bytes(bytes) if bytes.len() as u64 > INLINE => {
+                self.keep(&bytes[..]).unwrap_or(Artifact::Bytes(bytes))
+            }
+            other => other,
+        }
+    }
+}
+
 impl AsFd for Spool {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

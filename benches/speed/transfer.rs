@@ -39,7 +39,8 @@ fn megabytes(run: &mut Run, server: &Server) {
     let plain = Client::new(server, &json!({ "command": "true" }));
     let input = Client::new(server, &json!({ "command": "true", "stdin": megabyte }));
     // The same work without its file handed over.
-    let make = |outputs: Value| json!({ "command": "truncate", "args": ["-s", "1M", "file"], "outputs": outputs });
+    let script = "head -c 1M /dev/zero | tr '\\0' x > file";
+    let make = |outputs: Value| json!({ "command": "sh", "args": ["-c", script], "outputs": outputs });
     let (made, output) = (Client::new(server, &make(json!([]))), Client::new(server, &make(json!(["file"]))));
     let times = run.args.times(100, 5);
     let [plain, input, made, output] =
@@ -144,7 +145,7 @@ fn interactor(run: &mut Run, server: &Server) {
     let client = Client::of(server, "/execute", &body);
     let piped = || {
         let started = Instant::now();
-        let script = "mkfifo \"$0/p\"; python3 -c \"$1\" < \"$0/p\" | python3 -c \"$2\" > \"$0/p\"; rm \"$0/p\"";
+        let script = "PATH=/usr/bin:/bin; mkfifo \"$0/p\"; python3 -c \"$1\" < \"$0/p\" | python3 -c \"$2\" > \"$0/p\"; rm \"$0/p\"";
         let dir = tempfile::tempdir().unwrap();
         let status = Command::new("bash").args(["-c", script]).arg(dir.path()).args([ASK, REPLY]).status().unwrap();
         assert!(status.success());

@@ -71,7 +71,7 @@ impl Engine {
     pub(super) async fn fetch(&self, task: Task<Loose>, archives: Vec<LooseArchive>) -> Result<Task<Artifact>, String> {
         let is_ready = |content: &Loose| matches!(content, Loose::Ready(_));
         if archives.is_empty() && task.contents().all(is_ready) {
-            return task.try_map(|content| open(content, None));
+            return task.try_map(|content| open(content, None).map(|artifact| self.spool.take_large(artifact)));
         }
         let (blobs, spool, bounds) = (self.blobs.clone(), self.spool.clone(), self.archives);
         let work = move || {
@@ -86,7 +86,7 @@ impl Engine {
                 task.files.insert(path, node);
             }
             check_parents(&task.files).map_err(|refusal| refusal.to_string())?;
-            Ok(task)
+            task.try_map(|artifact| Ok(spool.take_large(artifact)))
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("Faber failed to read its content".into()))
     }
@@ -97,7 +97,7 @@ impl Engine {
     /// Why it is not there.
     pub async fn open(&self, content: Loose) -> Result<Artifact, String> {
         if let Loose::Ready(artifact) = content {
-            return Ok(artifact);
+            return Ok(self.spool.take_large(artifact));
         }
         let (blobs, spool) = (self.blobs.clone(), self.spool.clone());
         let work = move || match content {

@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{FABER, Family, eventually, running};
+use crate::support::{FABER, Family, busybox, eventually, running};
 
 /// A language that is compiled, by what busybox has.
 const SCRIPT: &str = r#"
@@ -34,7 +34,7 @@ impl Desk {
     fn new() -> Self {
         let desk = Self(tempfile::tempdir_in("/var/tmp").unwrap());
         desk.write("images/script/image.toml", SCRIPT);
-        fs::copy("/bin/busybox", desk.path().join("images/script/busybox")).unwrap();
+        fs::copy(busybox(), desk.path().join("images/script/busybox")).unwrap();
         let built = desk.faber(&["image", "build", "script"], "");
         assert!(built.status.success(), "{built:?}");
         desk

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{FABER, Server, eventually, running};
+use crate::support::{FABER, Server, busybox, eventually, running};
 
 const LUA: &str = r#"
 name = "lua"
@@ -420,7 +420,7 @@ fn a_build_that_is_interrupted_or_killed_leaves_nothing() {
     // busybox is whatever it is called.
     let copy = ["sh", "sleep"].map(|name| format!("{{ from = 'busybox', to = '/bin/{name}' }}")).join(", ");
     images.define("box", &format!("name = 'box'\ndescription = ''\nbase = 'scratch'\ncopy = [{copy}]\n"));
-    fs::copy("/bin/busybox", images.path().join("images/box/busybox")).unwrap();
+    fs::copy(busybox(), images.path().join("images/box/busybox")).unwrap();
     images.define("step", "name = 'step'\ndescription = ''\nbase = 'image:box'\nrun = ['sleep 4711.5']\n");
     let built = images.faber(&["build", "box"]);
     assert!(built.status.success(), "{built:?}");

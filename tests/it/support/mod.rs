@@ -8,7 +8,7 @@ pub mod oci;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -306,6 +306,12 @@ pub fn faber_after(preparation: &str, args: &[&str]) -> Output {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]).args(args);
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// A static busybox: Debian's, or that of the virtual machine.
+pub fn busybox() -> &'static Path {
+    let known = ["/bin/busybox", "/busybox"].map(Path::new);
+    known.into_iter().find(|path| path.exists()).expect("scripts/test installs busybox-static")
 }
 
 /// Waits until `is` holds: for what is an event somewhere else.
