@@ -86,8 +86,9 @@ fn natural(one: &str, other: &str) -> Ordering {
             }
         }
         let number = |part: &str| (part.trim_start_matches('0').len(), part.trim_start_matches('0').to_owned());
-        let key =
-            |(digits, part): (bool, String)| if digits { (number(&part), part) } else { ((0, part), String::new()) };
+        let key = |(digits, part): (bool, String)| {
+            if digits { (number(&part), part) } else { ((usize::MAX, part), String::new()) }
+        };
         parts.into_iter().map(key).collect::<Vec<_>>()
     };
     parts(one).cmp(&parts(other))

@@ -56,7 +56,7 @@ struct Case {
     part: Result<CasePart, String>,
 }
 
-/// Where a judgement's programs come from: contents that are not in the request.
+/// Files of whoever calls on the command line, in the place of a case's content: each is read when its case runs.
 #[derive(Debug, Clone, Default)]
 pub struct CaseFiles {
     pub stdin: Option<std::path::PathBuf>,
