@@ -9,7 +9,7 @@ use crate::archive::{self, Kind};
 use crate::artifact::{Artifact, INLINE, Slice, Spool, read_only};
 use crate::blobs::Blobs;
 use crate::task::{
-    Archive, ArchiveFormat, Content, Digest, FILES, Node, Part, Reference, Stream, Taken, Task, WorkspacePath,
+    Archive, ArchiveFormat, Content, Digest, FILES, Node, Part, Reference, Status, Stream, Taken, Task, WorkspacePath,
     check_parents,
 };
 
@@ -52,8 +52,10 @@ impl Engine {
                 let mut task = sources.task(job.run.clone())?;
                 if compile.is_some() {
                     let number = planned.compilations.iter().position(|&task| task == at).unwrap_or(0);
-                    let end = ends[planned.tasks.len() + number].as_ref().and_then(End::finished);
-                    let taken = &end.ok_or("its compilation did not run")?.taken;
+                    // Whatever else a task may run after, it does not without what it is.
+                    let end = ends[planned.tasks.len() + number].as_ref();
+                    let end = end.filter(|end| end.status() == Status::Success).and_then(End::finished);
+                    let taken = &end.ok_or("compilation failed")?.taken;
                     for (path, node) in all_of(taken)? {
                         task.files.insert(path, node.try_map(|content| Ok::<_, String>(Loose::Ready(content)))?);
                     }
@@ -123,8 +125,10 @@ impl Loose {
 /// # Errors
 /// When it left more than is handed on.
 pub fn all_of(taken: &Taken<Artifact>) -> Result<BTreeMap<WorkspacePath, Node<Artifact>>, String> {
-    if let Some((path, reason)) = taken.omitted.files.first_key_value() {
-        return Err(format!("the compilation left more than can be handed on: {path}: {reason}"));
+    // Not all that were left out are named.
+    if taken.omitted.count > 0 {
+        let named = taken.omitted.files.first_key_value().map(|(path, reason)| format!(": {path}: {reason}"));
+        return Err(format!("the compilation left more than can be handed on{}", named.unwrap_or_default()));
     }
     let mut files = BTreeMap::new();
     for file in &taken.files {

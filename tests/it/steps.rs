@@ -838,6 +838,10 @@ fn code_in_a_language_is_compiled_once_and_run() {
     let compile = &wrong["compile"];
     assert_eq!((&compile["exit_code"], &compile["stderr"]), (&json!(2), &json!("main.sh:1: syntax error\n")));
     assert!(run("syntax", json!({}))["compile"].get("cached").is_none(), "failures are not kept");
+    // What is not compiled does not run, whatever it may run after.
+    let always = run("syntax", json!({ "run_when": "always" }));
+    let told = [&always["status"], &always["exit_code"], &always["resource_usage"]["wall_time_ns"]];
+    assert_eq!(told, [&json!("Failure"), &json!(2), &json!(0)], "{always}");
 
     let slow = run("sleep 9", json!({ "resource_limits": { "wall_time_limit": 300_000_000 } }));
     assert_eq!((&slow["status"], &slow["compile"]["status"]), (&json!("Timeout"), &json!("Success")), "{slow}");
