@@ -11,7 +11,7 @@ use std::rc::Rc;
 use super::cgroup::{CgroupError, Cover, GroupLimits, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
-use super::init::Purpose;
+use super::init::{Masks, Purpose};
 use super::kernel;
 use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, RootfsError};
@@ -33,6 +33,8 @@ pub enum SlotError {
     Cgroup(#[from] CgroupError),
     #[error("create {path}")]
     Directory { path: PathBuf, source: io::Error },
+    #[error("look through /proc")]
+    Masks(#[source] io::Error),
     #[error("give up the supplementary groups")]
     Groups(#[source] nix::Error),
     #[error("the image's user or group {0} is beyond the subordinate ids that there are here for each slot")]
@@ -49,6 +51,7 @@ pub struct Slot {
     _cover: Cover,
     pub(super) namespaces: Namespaces,
     pub(super) filter: Rc<Filter>,
+    pub(super) masks: Rc<Masks>,
     /// Descriptors of this process that its containers' inits close first.
     pub(super) foreign: Vec<RawFd>,
     pub(super) ids: UidRange,
@@ -110,6 +113,7 @@ impl Slot {
             _cover: cover,
             namespaces,
             filter: Rc::new(Filter::compile()),
+            masks: Rc::new(Masks::find().map_err(SlotError::Masks)?),
             foreign,
             ids,
             dir: dir.to_owned(),

@@ -248,6 +248,7 @@ impl Running {
             entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
             foreign: foreign.collect(),
             filter: slot.filter.clone(),
+            masks: slot.masks.clone(),
             purpose,
         };
         let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())

@@ -26,6 +26,7 @@ use super::seccomp::Filter;
 use crate::frame;
 use crate::image::{User, WORKSPACE};
 use child::Child;
+pub use seal::Masks;
 use wire::{Files, Notice, Step, nanoseconds};
 
 /// What a container is for.
@@ -61,6 +62,7 @@ pub struct Init {
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
     pub filter: Rc<Filter>,
+    pub masks: Rc<Masks>,
     pub purpose: Purpose,
 }
 
@@ -121,7 +123,7 @@ impl Init {
     }
 
     fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
-        seal::seal(self.user())?;
+        seal::seal(self.user(), &self.masks)?;
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;

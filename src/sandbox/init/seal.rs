@@ -7,6 +7,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
@@ -18,25 +19,42 @@ use super::{Failure, at};
 use crate::image::{User, WORKSPACE};
 use crate::task::WORKSPACE_BYTES;
 
-/// Files and directories that a task must not see of /proc: the lists of the container engines, and more that tells of the
-/// machine and of others on it. Not every kernel has them.
-const FILES: [&str; 14] = [
-    "/proc/cmdline",
-    "/proc/diskstats",
-    "/proc/interrupts",
-    "/proc/kallsyms",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/locks",
-    "/proc/modules",
-    "/proc/partitions",
-    "/proc/sched_debug",
-    "/proc/swaps",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-];
-const DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
+/// What a task may see of /proc beside processes and links: what programs size themselves by, or cannot do without. All else
+/// tells of the machine and of others on it.
+const SHOWN: [&str; 9] =
+    ["cgroups", "cpuinfo", "filesystems", "meminfo", "stat", "sys", "sysvipc", "uptime", "version"];
+
+/// What to mask of /proc, which is the same in every instance of it: found once, before there is a container.
+#[derive(Debug, Clone, Default)]
+pub struct Masks {
+    files: Vec<CString>,
+    directories: Vec<CString>,
+}
+
+impl Masks {
+    /// # Errors
+    /// When /proc cannot be read.
+    pub fn find() -> io::Result<Self> {
+        let mut masks = Self::default();
+        for entry in std::fs::read_dir("/proc")? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let is_process = name.as_bytes().iter().all(u8::is_ascii_digit);
+            if is_process || SHOWN.iter().any(|shown| name == *shown) {
+                continue;
+            }
+            let kind = entry.file_type()?;
+            let path = CString::new(entry.path().into_os_string().into_vec())?;
+            match (kind.is_dir(), kind.is_symlink()) {
+                (true, _) => masks.directories.push(path),
+                // They lead to what a process has of its own.
+                (_, true) => {}
+                _ => masks.files.push(path),
+            }
+        }
+        Ok(masks)
+    }
+}
 
 /// Moves this process into its control group, by the group's files.
 pub fn enter(entrances: &[RawFd]) -> Result<(), Failure> {
@@ -49,11 +67,11 @@ pub fn enter(entrances: &[RawFd]) -> Result<(), Failure> {
 
 /// Makes the init's group the root of its control group namespace, mounts where a task may write, masks what it must not
 /// see, and gives up what the init then has no use for. `user` is the task's; None for a build step.
-pub fn seal(user: Option<User>) -> Result<(), Failure> {
+pub fn seal(user: Option<User>, masks: &Masks) -> Result<(), Failure> {
     // Not libcontainer's, which would be rooted in the group that the container was made in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| at(Step::CgroupNamespace)(errno.into()))?;
     mount_writable(user).map_err(at(Step::Mount))?;
-    mask().map_err(at(Step::Mask))?;
+    mask(masks).map_err(at(Step::Mask))?;
     give_up(CapabilitySet::SYS_ADMIN).map_err(at(Step::Privileges))
 }
 
@@ -84,16 +102,17 @@ fn directory(place: &str) -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(place, no_link, Mode::empty())?)
 }
 
-fn mask() -> io::Result<()> {
+fn mask(masks: &Masks) -> io::Result<()> {
     // Elsewhere all of them would be missing, and nothing masked.
     if rustix::fs::fstatfs(directory("/proc")?)?.f_type as i64 != libc::PROC_SUPER_MAGIC {
         return Err(io::ErrorKind::NotFound.into());
     }
-    for file in FILES {
-        unless_missing(mount_bind("/dev/null", file))?;
+    for file in &masks.files {
+        unless_missing(mount_bind("/dev/null", file.as_c_str()))?;
     }
     let mut empty = None;
-    for directory in DIRECTORIES {
+    for directory in &masks.directories {
+        let directory = directory.as_c_str();
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
         let masked = match empty {
             None => mount("tmpfs", directory, "tmpfs", flags, c"size=4k"),

@@ -1,9 +1,10 @@
 //! The system calls a task may make: an allowlist in the spirit of the container engines' default profile, without
 //! what a task never needs. Compiled to BPF once by the runner, loaded in every task. (seccomp(2), classic BPF)
 //!
-//! What is not on the list answers EPERM. ENOSYS is the answer of what libraries then do in another way: clone3, whose flags
-//! lie behind a pointer no filter can read (clone's are looked at), and asynchronous I/O, whose contexts are counted for the
-//! whole machine (fs.aio-max-nr). Calls that only act on the machine's caches do nothing, successfully.
+//! What is on no list answers ENOSYS, as a kernel does that does not have it: libraries then do without. So do clone3, whose
+//! flags lie behind a pointer no filter can read (clone's are looked at), and asynchronous I/O, whose contexts are counted for
+//! the whole machine (fs.aio-max-nr). EPERM is the answer to what takes privileges or reaches other processes, as programs
+//! know it from root's absence. Calls that only act on the machine's caches do nothing, successfully.
 
 mod program;
 
@@ -28,7 +29,7 @@ macro_rules! numbers {
 
 impl Filter {
     pub fn compile() -> Self {
-        Self(compile(&rules(), &Rule::Answer(libc::EPERM)))
+        Self(compile(&rules(), &Rule::Answer(libc::ENOSYS)))
     }
 
     /// Loads the filter into the calling thread, for it and everything it becomes. Sets no_new_privs.
@@ -42,8 +43,14 @@ impl Filter {
 
 fn rules() -> BTreeMap<u32, Rule> {
     let allowed = [COMMON, RECENT, ARCHITECTURE].concat().into_iter().map(|call| (call, Rule::Allow));
-    let absent = NOT_THERE.iter().map(|&call| (call, Rule::Answer(libc::ENOSYS)));
-    allowed.chain(absent).chain(conditional()).chain(without_effect()).map(|(call, rule)| (call as u32, rule)).collect()
+    let refused = [REFUSED, RECENTLY_REFUSED, ARCHITECTURE_REFUSED].concat();
+    let refused = refused.into_iter().map(|call| (call, Rule::Answer(libc::EPERM)));
+    allowed
+        .chain(refused)
+        .chain(conditional())
+        .chain(without_effect())
+        .map(|(call, rule)| (call as u32, rule))
+        .collect()
 }
 
 fn one_of(argument: u8, values: &[i32], then: Rule, otherwise: Rule) -> Rule {
@@ -52,12 +59,9 @@ fn one_of(argument: u8, values: &[i32], then: Rule, otherwise: Rule) -> Rule {
 }
 
 /// Calls that are allowed for some arguments.
-fn conditional() -> [(i64, Rule); 5] {
+fn conditional() -> [(i64, Rule); 7] {
     use Rule::{Allow, Answer};
     let refused = || Answer(libc::EPERM);
-    // Libraries list addresses through it; no other protocol of its is of use.
-    let netlink = one_of(2, &[libc::NETLINK_ROUTE], Allow, refused());
-    let other_families = one_of(0, &[libc::AF_NETLINK], netlink, refused());
     // What personality(2) is called for: asking, Linux as usual, address randomisation off.
     let personas = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000, -1];
     let no_namespaces =
@@ -66,10 +70,31 @@ fn conditional() -> [(i64, Rule); 5] {
         (libc::SYS_clone, no_namespaces),
         // Nobody types for others.
         (libc::SYS_ioctl, one_of(1, &[libc::TIOCSTI as i32, libc::TIOCLINUX as i32], refused(), Allow)),
-        (libc::SYS_socket, one_of(0, &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6], Allow, other_families)),
+        (libc::SYS_socket, socket()),
         (libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX], Allow, refused())),
         (libc::SYS_personality, one_of(0, &personas, Allow, refused())),
+        // As a kernel answers that does not know the option.
+        (libc::SYS_prctl, one_of(0, PRCTL, Allow, Answer(libc::EINVAL))),
+        // Pages that are merged with equal ones of others tell of these by the time a write takes.
+        (libc::SYS_madvise, one_of(2, &[libc::MADV_MERGEABLE], Answer(libc::EINVAL), Allow)),
     ]
+}
+
+/// Local sockets; TCP and UDP, and nothing else of the Internet's: every other protocol is more of the kernel, often a module
+/// that the call alone would load (SCTP, DCCP, UDP-Lite, MPTCP, L2TP). The answers are those of a kernel without it.
+fn socket() -> Rule {
+    use Rule::{Allow, Answer};
+    let flags = [0, libc::SOCK_NONBLOCK, libc::SOCK_CLOEXEC, libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC];
+    let of = |kind: i32, protocols: &[i32], otherwise| {
+        let protocol = one_of(2, protocols, Allow, Answer(libc::EPROTONOSUPPORT));
+        one_of(1, &flags.map(|flags| kind | flags), protocol, otherwise)
+    };
+    let datagram = of(libc::SOCK_DGRAM, &[0, libc::IPPROTO_UDP], Answer(libc::EPERM));
+    let internet = of(libc::SOCK_STREAM, &[0, libc::IPPROTO_TCP], datagram);
+    // Libraries list addresses through it; no other protocol of its is of use.
+    let netlink = one_of(2, &[libc::NETLINK_ROUTE], Allow, Answer(libc::EPERM));
+    let other_families = one_of(0, &[libc::AF_NETLINK], netlink, Answer(libc::EPERM));
+    one_of(0, &[libc::AF_UNIX], Allow, one_of(0, &[libc::AF_INET, libc::AF_INET6], internet, other_families))
 }
 
 /// Writing back and forgetting what is cached works on all of the machine's, or on the files of everybody.
@@ -82,8 +107,46 @@ fn without_effect() -> [(i64, Rule); 3] {
     ]
 }
 
-const NOT_THERE: &[i64] =
-    &numbers![SYS_clone3 SYS_io_setup SYS_io_submit SYS_io_getevents SYS_io_cancel SYS_io_destroy];
+/// What privileges are for, and what reaches other processes. All else that is on no list is not there.
+#[rustfmt::skip]
+const REFUSED: &[i64] = &numbers![
+    SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns SYS_open_tree SYS_move_mount SYS_fsopen
+    SYS_fsconfig SYS_fsmount SYS_fspick SYS_mount_setattr
+    SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_process_madvise SYS_kcmp SYS_pidfd_getfd SYS_migrate_pages
+    SYS_move_pages
+    SYS_keyctl SYS_add_key SYS_request_key SYS_bpf SYS_perf_event_open SYS_userfaultfd SYS_fanotify_init
+    SYS_fanotify_mark SYS_io_uring_setup SYS_io_uring_enter SYS_io_uring_register SYS_name_to_handle_at
+    SYS_open_by_handle_at
+    SYS_swapon SYS_swapoff SYS_reboot SYS_sethostname SYS_setdomainname SYS_init_module SYS_finit_module
+    SYS_delete_module SYS_kexec_load SYS_acct SYS_quotactl SYS_syslog SYS_settimeofday
+    SYS_clock_settime SYS_clock_adjtime SYS_adjtimex SYS_vhangup
+];
+
+/// Not named by the libc crate on every architecture: quotactl_fd, process_mrelease.
+const RECENTLY_REFUSED: &[i64] = &[443, 448];
+
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE_REFUSED: &[i64] = &numbers![SYS_iopl SYS_ioperm SYS_kexec_file_load];
+
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE_REFUSED: &[i64] = &[294]; // kexec_file_load
+
+/// What a program may set and ask of itself (prctl(2)). Not here is what needs privileges, what is shared with others
+/// (merging of pages, core scheduling), and what would take a mitigation away.
+#[rustfmt::skip]
+const PRCTL: &[i32] = &[
+    libc::PR_SET_PDEATHSIG, libc::PR_GET_PDEATHSIG, libc::PR_SET_DUMPABLE, libc::PR_GET_DUMPABLE,
+    libc::PR_SET_NAME, libc::PR_GET_NAME, libc::PR_SET_KEEPCAPS, libc::PR_GET_KEEPCAPS,
+    libc::PR_SET_CHILD_SUBREAPER, libc::PR_GET_CHILD_SUBREAPER, libc::PR_GET_TID_ADDRESS,
+    libc::PR_SET_NO_NEW_PRIVS, libc::PR_GET_NO_NEW_PRIVS, libc::PR_SET_SECCOMP, libc::PR_GET_SECCOMP,
+    libc::PR_CAPBSET_READ, libc::PR_CAPBSET_DROP, libc::PR_CAP_AMBIENT, libc::PR_GET_SECUREBITS, libc::PR_SET_SECUREBITS,
+    libc::PR_SET_TIMERSLACK, libc::PR_GET_TIMERSLACK, libc::PR_SET_TIMING, libc::PR_GET_TIMING,
+    libc::PR_SET_THP_DISABLE, libc::PR_GET_THP_DISABLE, libc::PR_SET_PTRACER, libc::PR_SET_VMA,
+    libc::PR_SET_TSC, libc::PR_GET_TSC, libc::PR_GET_SPECULATION_CTRL, libc::PR_SET_MDWE, libc::PR_GET_MDWE,
+    // PR_SET_FP_MODE and PR_GET_FP_MODE; of arm64 PR_SVE_*, PR_PAC_*, PR_SET and PR_GET_TAGGED_ADDR_CTRL, PR_SME_*;
+    // PR_SET_SYSCALL_USER_DISPATCH, PR_GET_AUXV.
+    45, 46, 50, 51, 54, 55, 56, 63, 64, 59, 60, 61, 0x4155_5856,
+];
 
 const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -109,7 +172,7 @@ const COMMON: &[i64] = &numbers![
     SYS_inotify_rm_watch
     SYS_landlock_create_ruleset SYS_landlock_add_rule SYS_landlock_restrict_self
     // memory
-    SYS_brk SYS_mmap SYS_munmap SYS_mremap SYS_mprotect SYS_madvise SYS_mincore SYS_msync SYS_mlock SYS_mlock2
+    SYS_brk SYS_mmap SYS_munmap SYS_mremap SYS_mprotect SYS_mincore SYS_msync SYS_mlock SYS_mlock2
     SYS_munlock SYS_mlockall SYS_munlockall SYS_membarrier SYS_pkey_alloc SYS_pkey_free
     SYS_pkey_mprotect SYS_remap_file_pages SYS_get_mempolicy SYS_set_mempolicy SYS_mbind SYS_mseal
     SYS_shmget SYS_shmat SYS_shmdt SYS_shmctl SYS_semget SYS_semop SYS_semtimedop SYS_semctl
@@ -119,7 +182,7 @@ const COMMON: &[i64] = &numbers![
     SYS_execve SYS_execveat SYS_exit SYS_exit_group SYS_wait4 SYS_waitid SYS_getpid SYS_getppid SYS_gettid SYS_getpgid
     SYS_setpgid SYS_getsid SYS_setsid SYS_getuid SYS_geteuid SYS_getgid SYS_getegid SYS_getresuid SYS_getresgid
     SYS_getgroups SYS_setuid SYS_setgid SYS_setreuid SYS_setregid SYS_setresuid SYS_setresgid SYS_setgroups SYS_setfsuid
-    SYS_setfsgid SYS_capget SYS_capset SYS_prctl SYS_seccomp SYS_set_tid_address SYS_set_robust_list SYS_get_robust_list
+    SYS_setfsgid SYS_capget SYS_capset SYS_seccomp SYS_set_tid_address SYS_set_robust_list SYS_get_robust_list
     SYS_rseq SYS_futex SYS_futex_waitv SYS_getrlimit SYS_setrlimit
     SYS_prlimit64 SYS_getrusage SYS_getpriority SYS_setpriority SYS_ioprio_get SYS_ioprio_set SYS_sched_yield
     SYS_sched_getaffinity SYS_sched_setaffinity SYS_sched_getparam SYS_sched_setparam SYS_sched_getscheduler
@@ -173,5 +236,13 @@ mod tests {
         for call in never {
             assert_ne!(rules.get(&(call as u32)), Some(&Rule::Allow), "system call {call}");
         }
+    }
+
+    #[test]
+    fn no_call_is_on_two_lists() {
+        let all = [COMMON, RECENT, ARCHITECTURE, REFUSED, RECENTLY_REFUSED, ARCHITECTURE_REFUSED].concat();
+        let conditional = conditional().into_iter().chain(without_effect()).map(|(call, _)| call);
+        let named: Vec<i64> = all.into_iter().chain(conditional).collect();
+        assert_eq!(named.len(), rules().len());
     }
 }
