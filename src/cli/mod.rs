@@ -25,7 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
-use crate::sandbox::rootless;
+use crate::sandbox::{rootless, starter};
 
 /// Runs untrusted programs for other programs: every task in a fresh container of its own.
 #[derive(Debug, Parser)]
@@ -77,6 +77,7 @@ enum Command {
 pub fn main() -> ExitCode {
     // Files and mount points get the modes they are made with, and tasks start with this, whatever the caller's is.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    starter::forget();
     let done = match Cli::parse().command {
         Command::Serve(args) => serve::run(args),
         Command::Run(args) => run::run(args),

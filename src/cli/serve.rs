@@ -12,6 +12,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
+use crate::sandbox::starter;
 use crate::task::{Groups, ImageName};
 
 #[derive(Debug, Args)]
@@ -67,6 +68,9 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     super::become_root(&mut config)?;
     needs::require(config.resources().groups)?;
     log::start(&config.log);
+    for left in starter::left() {
+        tracing::warn!("{left} was set by whoever started Faber and cannot be undone from here: tasks have it, too");
+    }
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
     if config.resources().groups == Groups::Unused {

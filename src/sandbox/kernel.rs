@@ -138,6 +138,36 @@ pub fn default_signals() {
     }
 }
 
+/// Children that end wait to be reaped, and no signal is blocked, whatever the parent had set.
+pub fn expect_children() {
+    // SAFETY: SIG_DFL needs no handler code; an all-zero set is an empty one after sigemptyset(3), which cannot fail.
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_DFL);
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// The kernel's default of whatever else of scheduling, memory and execution a process hands on (sched_setscheduler(2),
+/// ioprio_set(2), set_mempolicy(2), personality(2), PR_SET_TIMERSLACK(2const), PR_SET_THP_DISABLE(2const)). What may not be
+/// set stays as it is.
+pub fn schedule_as_usual() {
+    const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+    const MPOL_DEFAULT: libc::c_int = 0;
+    const TIMER_SLACK: libc::c_ulong = 50_000;
+    let usual = libc::sched_param { sched_priority: 0 };
+    // SAFETY: numbers, and one structure that outlives its call.
+    unsafe {
+        libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const usual);
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, 0);
+        libc::syscall(libc::SYS_set_mempolicy, MPOL_DEFAULT, std::ptr::null::<libc::c_ulong>(), 0);
+        libc::personality(0);
+        libc::prctl(libc::PR_SET_TIMERSLACK, TIMER_SLACK);
+        libc::prctl(libc::PR_SET_THP_DISABLE, 0, 0, 0, 0);
+    }
+}
+
 /// A handler that does nothing, so that SIGCHLD interrupts ppoll(2) instead of being discarded.
 pub fn catch_sigchld() {
     extern "C" fn nothing(_: libc::c_int) {}

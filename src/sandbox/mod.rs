@@ -20,6 +20,7 @@ mod seccomp;
 mod shared;
 mod slot;
 mod spec;
+pub mod starter;
 mod streams;
 mod watch;
 mod workshop;

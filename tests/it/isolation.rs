@@ -281,6 +281,25 @@ fn resource_limits_that_engines_forget_are_set() {
 }
 
 #[test]
+fn nothing_of_whoever_started_it_reaches_a_task() {
+    let script = "ulimit -Sa; ulimit -Ha; nice; nproc; umask; grep -E '^(Sig|Cpus)' /proc/self/status; chrt -p $$ | cut -d: -f2; \
+                  ionice -p $$; cat /proc/self/timerslack_ns 2>/dev/null; setarch --show 2>/dev/null; env | grep -v ^_";
+    let usual = Server::start_open().shell(script);
+    let preparation = "ulimit -S -f 100 -l 4 -i 3 -q 5 -t 7777 -s 256 -d 4000000 -v 8000000 -x 9; ulimit -S -u 5000; \
+                       renice -n 10 $$ >&2; taskset -p 1 $$ >&2; chrt --batch -p 0 $$; ionice -c 3 -p $$; umask 077; \
+                       trap '' CHLD USR1 PIPE QUIT; export SECRET=x LD_LIBRARY_PATH=/tmp";
+    let server = Server::start_after(preparation, &["--open-mode"], &[]);
+    assert_eq!(server.shell(script), usual);
+    // The limits are Faber's, not by chance the same.
+    assert_eq!(
+        server.shell("ulimit -Sf; ulimit -Hf; ulimit -l; ulimit -i; ulimit -q; ulimit -e; ulimit -r; nice"),
+        "unlimited\nunlimited\n8192\n4096\n819200\n0\n0\n0"
+    );
+    let output = crate::support::faber_after(preparation, &["run", "--", "bash", "-c", script]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), usual, "{output:?}");
+}
+
+#[test]
 fn devices_are_the_harmless_ones() {
     let server = Server::start_open();
     let expected = "core fd full kcore mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero";

@@ -111,11 +111,37 @@ fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
     strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
 }
 
+/// What every task has alike, whatever started Faber: what a hard limit below it leaves (getrlimit(2)).
 fn limit_what_never_changes() -> io::Result<()> {
-    // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
-    // have 0 for good, as sudo gives it.
-    let core = getrlimit(Resource::Core).maximum.map_or(1, |maximum| maximum.min(1));
-    enforce(Resource::Core, both(core))
+    const ALIKE: [(Resource, Option<u64>); 13] = [
+        // Not 0: that does not hold for a program that cores are piped to, while 1 does (core(5)). Who started Faber may
+        // have 0 for good, as sudo gives it.
+        (Resource::Core, Some(1)),
+        // The group holds memory and processes; these would hold each process by itself.
+        (Resource::As, None),
+        (Resource::Data, None),
+        (Resource::Rss, None),
+        (Resource::Nproc, None),
+        (Resource::Fsize, None),
+        (Resource::Locks, None),
+        (Resource::Rttime, None),
+        // The kernel's own defaults.
+        (Resource::Memlock, Some(8 << 20)),
+        (Resource::Msgqueue, Some(800 << 10)),
+        (Resource::Sigpending, Some(4096)),
+        // No process gets ahead of others.
+        (Resource::Nice, Some(0)),
+        (Resource::Rtprio, Some(0)),
+    ];
+    ALIKE.iter().try_for_each(|&(resource, wanted)| {
+        let limit = least(wanted, getrlimit(resource).maximum);
+        enforce(resource, Rlimit { current: limit, maximum: limit })
+    })
+}
+
+/// The lower of two limits; None is none.
+fn least(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    [one, other].into_iter().flatten().min()
 }
 
 /// Puts what came with the command in the place of its standard descriptors; all others are close-on-exec.
@@ -137,8 +163,7 @@ fn limit(command: &Command) -> io::Result<()> {
     enforce(Resource::Nofile, both(command.file_descriptors))?;
     // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
     let stack = getrlimit(Resource::Stack);
-    let size = stack.maximum.map_or(command.stack, |maximum| maximum.min(command.stack));
-    enforce(Resource::Stack, Rlimit { current: Some(size), ..stack })?;
+    enforce(Resource::Stack, Rlimit { current: least(Some(command.stack), stack.maximum), ..stack })?;
     if let Some(size) = command.file_size {
         enforce(Resource::Fsize, both(size))?;
     }
