@@ -1,6 +1,6 @@
 //! What was seen becomes what is told: how a task ended, and what it used. No I/O.
 
-use super::cgroup::{CpuTimes, Measured};
+use super::cgroup::{CpuTimes, Measured, OutOfMemory};
 use super::init::wire::{Notice, Step};
 use super::watch::{Ended, Stop};
 use crate::task::{Limit, Limits, Outcome, Usage};
@@ -40,7 +40,7 @@ impl Baseline {
 
 /// The one place where everything that was seen becomes one outcome. A limit that Faber acted on comes first; then what
 /// only the counters know; then how the command itself ended.
-pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outcome {
+pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: OutOfMemory) -> Outcome {
     let stopped = |limit| {
         let value = match limit {
             Limit::Memory => limits.memory,
@@ -56,10 +56,13 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outc
         Some(Stop::NoRoom) => {
             return Outcome::Lost { reason: "Faber has no room for what the task writes (outputs.spool)".into() };
         }
+        Some(Stop::MachineOutOfMemory) => return machine_out_of_memory(),
         None => {}
     }
-    if oom {
-        return stopped(Limit::Memory);
+    match oom {
+        OutOfMemory { kills: 0, .. } => {}
+        OutOfMemory { is_own: true, .. } => return stopped(Limit::Memory),
+        OutOfMemory { is_own: false, .. } => return machine_out_of_memory(),
     }
     if usage.cpu_time > limits.cpu_time {
         return stopped(Limit::CpuTime);
@@ -70,6 +73,11 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: bool) -> Outc
         Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
         _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
     }
+}
+
+/// Not the task's doing: it may be run again.
+pub fn machine_out_of_memory() -> Outcome {
+    Outcome::Lost { reason: "the server's machine ran out of memory, and the task was within its own limit".into() }
 }
 
 fn cannot_run(errno: i32) -> Outcome {
@@ -96,7 +104,7 @@ mod tests {
         Limits { memory: 64 << 20, cpu_time: 1000, wall_time: 1000, output: 10, ..crate::task::MINIMUM };
 
     #[track_caller]
-    fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: bool, expected: Outcome) {
+    fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: OutOfMemory, expected: Outcome) {
         let (started_at, wall_time) = (Instant::now(), Duration::ZERO);
         let ended_at = started_at;
         let ended = Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None };
@@ -105,18 +113,23 @@ mod tests {
 
     #[test]
     fn what_ended_the_task_first_is_what_is_told() {
+        let none = OutOfMemory::default();
+        let own = OutOfMemory { kills: 1, is_own: true };
+        let others = OutOfMemory { kills: 1, is_own: false };
         let exited = |status| Some(Notice::Exited { at: 0, status, alone: true, used: Default::default() });
         let killed = exited(9);
-        check(None, exited(3 << 8), 0, false, Outcome::Exited(3));
-        check(None, killed, 0, false, Outcome::Signalled(9));
-        check(None, killed, 0, true, Outcome::Stopped(Limit::Memory, 64 << 20));
-        check(None, exited(0), 1001, false, Outcome::Stopped(Limit::CpuTime, 1000));
-        check(Some(Stop::Limit(Limit::WallTime)), killed, 0, true, Outcome::Stopped(Limit::WallTime, 1000));
-        check(Some(Stop::Cancelled), killed, 5000, true, Outcome::Cancelled);
+        check(None, exited(3 << 8), 0, none, Outcome::Exited(3));
+        check(None, killed, 0, none, Outcome::Signalled(9));
+        check(None, killed, 0, own, Outcome::Stopped(Limit::Memory, 64 << 20));
+        check(None, killed, 0, others, machine_out_of_memory());
+        check(Some(Stop::MachineOutOfMemory), killed, 0, own, machine_out_of_memory());
+        check(None, exited(0), 1001, none, Outcome::Stopped(Limit::CpuTime, 1000));
+        check(Some(Stop::Limit(Limit::WallTime)), killed, 0, own, Outcome::Stopped(Limit::WallTime, 1000));
+        check(Some(Stop::Cancelled), killed, 5000, own, Outcome::Cancelled);
         let failed = |errno| Some(Notice::Failed { step: Step::Exec, errno });
         let not_found = Outcome::CannotRun { exit_code: 127, reason: "command not found in the image".into() };
-        check(None, failed(libc::ENOENT), 0, false, not_found);
+        check(None, failed(libc::ENOENT), 0, none, not_found);
         assert!(matches!(cannot_run(libc::EISDIR), Outcome::CannotRun { exit_code: 126, .. }));
-        check(None, None, 0, false, Outcome::Lost { reason: "Faber lost the task while it ran".into() });
+        check(None, None, 0, none, Outcome::Lost { reason: "Faber lost the task while it ran".into() });
     }
 }

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::ClockId;
 
-use super::cgroup::Cgroup;
+use super::cgroup::{Cgroup, OutOfMemory};
 use super::init::wire::{Notice, Rusage, nanoseconds};
 use super::streams::{Feed, Forward, Whole};
 use crate::task::{Limit, Limits, MergeOutput, OnOutputLimit, Output, Written};
@@ -32,6 +32,8 @@ pub enum Stop {
     Cancelled,
     /// There is no room for what another step is to take.
     NoRoom,
+    /// The machine, or what Faber may use of it, has no memory left, and the task was within its own limit.
+    MachineOutOfMemory,
 }
 
 /// How it ended: Faber's own reason first, and what the init said.
@@ -455,8 +457,8 @@ impl<'a> Watch<'a> {
 
     /// Errors here mean that the group is going away, which the init's end tells better.
     fn sample(&mut self, control: &UnixStream) {
-        if self.group.oom_kills().is_ok_and(|kills| kills > 0) {
-            self.stop(Stop::Limit(Limit::Memory), control);
+        if let Ok(OutOfMemory { kills: 1.., is_own }) = self.group.out_of_memory() {
+            self.stop(if is_own { Stop::Limit(Limit::Memory) } else { Stop::MachineOutOfMemory }, control);
         }
         // Until the command is executed, what is used is the set-up's.
         if self.executed

@@ -106,7 +106,7 @@ impl Running<'_> {
         match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(Some((Notice::Report { report, taken, fault }, fds))) => {
                 if let Some(fault) = fault {
-                    tracing::error!(runner = self.name, fault, "a task could not be started");
+                    tracing::error!(runner = self.name, fault, "a task failed, and not by its own doing");
                 }
                 let packed = Packed::new(fds);
                 if self.partner_failed {

@@ -150,6 +150,34 @@ fn memory_just_below_the_limit_is_fine() {
 }
 
 #[test]
+fn memory_that_the_machine_lacks_is_not_the_tasks_limit() {
+    let server = Server::start_open();
+    // A machine, or a container that Faber is in, whose memory is less than what tasks may have together.
+    let files = ["memory.limit_in_bytes", "memory.max"].map(|file| format!("faber/{}/{file}", server.instance()));
+    let is_above = |path: &std::path::Path| files.iter().any(|file| path.ends_with(file));
+    let groups = crate::support::groups_of(server.instance());
+    let candidates =
+        groups.iter().flat_map(|group| ["memory.limit_in_bytes", "memory.max"].map(|file| group.join(file)));
+    let limits: Vec<_> = candidates.filter(|path| path.exists() && is_above(path)).collect();
+    assert_eq!(limits.len(), 1, "{groups:?}");
+    std::fs::write(&limits[0], (160 * MIB).to_string()).unwrap();
+    let hungry =
+        python("x = bytearray(300 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\nprint('done')", json!({}));
+    let result = server.run(hungry.clone());
+    assert_eq!((&result["status"], &result["exit_code"]), (&json!("Failure"), &Value::Null), "{result}");
+    assert!(result["error"].as_str().unwrap().contains("machine ran out of memory"), "{result}");
+    assert!(server.log().contains("lower execution.memory_budget"), "{}", server.log());
+    // Its own limit is told as such all the same.
+    let own = python(
+        "x = bytearray(100 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1",
+        json!({ "memory_limit": 48 * MIB }),
+    );
+    ended(&server.run(own), "MemoryLimitExceeded", "memory_limit_exceeded");
+    std::fs::write(&limits[0], "8G").unwrap();
+    fine(&server.run(hungry));
+}
+
+#[test]
 fn a_task_that_kills_itself_has_not_met_the_memory_limit() {
     both(shell("kill -9 $$", json!({ "memory_limit": 32 * MIB })), |result| {
         assert_eq!((&result["status"], &result["exit_code"]), (&json!("Failure"), &json!(137)), "{result}");

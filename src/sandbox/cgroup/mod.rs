@@ -100,8 +100,8 @@ pub trait Cgroup {
     fn cpu_time(&self) -> Result<u64>;
     /// The same with its parts.
     fn cpu_times(&self) -> Result<CpuTimes>;
-    /// How often the kernel ended a process of the group for want of memory.
-    fn oom_kills(&self) -> Result<u64>;
+    /// What became of the group for want of memory.
+    fn out_of_memory(&self) -> Result<OutOfMemory>;
     /// Everything the group accounts for.
     fn measure(&self) -> Result<Measured>;
     /// The processes in the group now, the init among them; pids as this process sees them.
@@ -110,6 +110,14 @@ pub trait Cgroup {
     fn remove(&self) -> Result<()>;
     /// What this kernel does not have for the group, once its peaks were reset.
     fn lacking(&self) -> Vec<Lack>;
+}
+
+/// Processes that the kernel ended for want of memory, and whose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutOfMemory {
+    pub kills: u64,
+    /// Whether the group came to its own limit. Else there was no more in a group above it, or in the machine.
+    pub is_own: bool,
 }
 
 /// A file that a kernel may lack.

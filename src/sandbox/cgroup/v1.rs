@@ -9,8 +9,8 @@ use crate::task::Cpus;
 use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
-    remove_group, share,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
+    processes_peak, remove_group, share,
 };
 
 /// What limits and usage need.
@@ -18,6 +18,9 @@ const NEEDED: [&str; 3] = ["memory", "pids", "cpuacct"];
 
 /// What a task's connections may hold on their way, beside its memory: senders wait beyond it.
 const TCP_BYTES: u64 = 8 << 20;
+
+/// The kernel ends processes for want of this many bytes at most: eight pages, PAGE_ALLOC_COSTLY_ORDER, or a stack's.
+const LARGEST_CHARGE: u64 = 64 << 10;
 
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
@@ -134,8 +137,14 @@ impl Cgroup for Group {
         read_number(&self.cpuacct.join("cpuacct.usage"))
     }
 
-    fn oom_kills(&self) -> Result<u64> {
-        read_keyed(&self.memory.join("memory.oom_control"), "oom_kill")
+    fn out_of_memory(&self) -> Result<OutOfMemory> {
+        let kills = read_keyed(&self.memory.join("memory.oom_control"), "oom_kill")?;
+        // failcnt is not to be relied on: on some kernels (6.18) it stays 0. Who was at the limit met it; cached pages count
+        // here, so a kill may be taken for the group's own that is not, never the other way round.
+        let is_own = kills > 0
+            && read_number(&self.memory.join("memory.max_usage_in_bytes"))? + LARGEST_CHARGE
+                >= read_number(&self.memory.join("memory.limit_in_bytes"))?;
+        Ok(OutOfMemory { kills, is_own })
     }
 
     fn cpu_times(&self) -> Result<CpuTimes> {

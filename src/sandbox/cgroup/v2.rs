@@ -22,8 +22,8 @@ use super::file::{
 };
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, PIDS_PEAK, Result, processes_peak,
-    remove_group,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
+    processes_peak, remove_group,
 };
 
 /// The leaf of Faber's own processes.
@@ -283,8 +283,11 @@ impl Cgroup for Group {
         Ok(read_keyed(&self.file("cpu.stat"), "usage_usec")? * 1000)
     }
 
-    fn oom_kills(&self) -> Result<u64> {
-        read_keyed(&self.file("memory.events"), "oom_kill")
+    fn out_of_memory(&self) -> Result<OutOfMemory> {
+        // `oom` counts in the group that came to its limit, `oom_kill` in the one whose process was ended. There are no groups
+        // below it, so this is memory.events.local.
+        let [kills, own] = read_keys(&self.file("memory.events"), ["oom_kill", "oom"])?;
+        Ok(OutOfMemory { kills, is_own: own > 0 })
     }
 
     fn cpu_times(&self) -> Result<CpuTimes> {

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::path::Path;
 
-use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, Result};
+use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, OutOfMemory, Result};
 use crate::task::Cpus;
 
 const WITHOUT: Lack = Lack {
@@ -80,11 +80,11 @@ impl Cgroup for Group {
         Ok(self.cpu_times()?.total)
     }
 
-    fn oom_kills(&self) -> Result<u64> {
+    fn out_of_memory(&self) -> Result<OutOfMemory> {
         if !self.exceeded.get() {
             self.look();
         }
-        Ok(u64::from(self.exceeded.get()))
+        Ok(OutOfMemory { kills: u64::from(self.exceeded.get()), is_own: true })
     }
 
     fn cpu_times(&self) -> Result<CpuTimes> {

@@ -20,7 +20,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
-use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack};
+use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, OutOfMemory};
 use super::init::wire::{Notice, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io};
@@ -49,6 +49,13 @@ pub enum ContainerError {
     Cgroup(#[from] CgroupError),
     #[error("put the task's limits in force")]
     NotInForce(#[source] io::Error),
+    #[error(
+        "the machine, or the control group that Faber is in, has no memory left for tasks that are within their limits: \
+         lower execution.memory_budget, or give it more"
+    )]
+    MachineOutOfMemory,
+    #[error("read what the task used")]
+    Figures(#[source] CgroupError),
     #[error("the spool has no room: outputs.spool is too small for what is on its way")]
     NoRoom(#[source] io::Error),
 }
@@ -90,9 +97,23 @@ struct Running {
 pub struct Ran {
     pub report: Report,
     pub taken: Taken<Artifact>,
-    /// What kept the task from starting, for the operator.
+    /// What kept the task from starting, or from being told of as it should be: for the operator.
     pub fault: Option<ContainerError>,
     pub remains: Remains,
+}
+
+/// What is told of a task.
+struct Told {
+    report: Report,
+    taken: Taken<Artifact>,
+    fault: Option<ContainerError>,
+}
+
+impl Told {
+    /// Of a task that left nothing.
+    fn only(report: Report) -> Self {
+        Self { report, taken: Taken::default(), fault: None }
+    }
 }
 
 /// A container whose task has ended. Dropping it removes it.
@@ -169,16 +190,16 @@ impl Created {
     ) -> Ran {
         let ordered = Instant::now();
         let ran = self.prepare(&task, links, cancel).and_then(|prepared| match prepared {
-            Prepared::Refused(outcome) => Ok((Report { outcome, ..Report::not_executed("") }, Taken::default())),
+            Prepared::Refused(outcome) => Ok(Told::only(Report { outcome, ..Report::not_executed("") })),
             Prepared::Ready(ready) => match go().map_err(at("wait for the word to start"))? {
                 true => self.container.run(task, ready, &self.before, cancel, ordered),
-                false => Ok((Report { outcome: cancelled(), ..Report::not_executed("") }, Taken::default())),
+                false => Ok(Told::only(Report { outcome: cancelled(), ..Report::not_executed("") })),
             },
         });
-        let ((report, taken), fault) = match ran {
-            Ok(ended) => (ended, None),
-            Err(error) => ((Report::fault(reason(&error)), Taken::default()), Some(error)),
-        };
+        let Told { report, taken, fault } = ran.unwrap_or_else(|error| {
+            let told = Told::only(Report::fault(reason(&error)));
+            Told { fault: Some(error), ..told }
+        });
         Ran { report, taken, fault, remains: Remains(self.container) }
     }
 
@@ -212,10 +233,11 @@ impl Created {
             }
             First::Cancelled => cancelled(),
             // The files are the task's memory: so was the process that the kernel ended for it.
-            First::Notice(Notice::Exited { .. }) | First::InitGone if self.container.group.oom_kills()? > 0 => {
-                Outcome::Stopped(Limit::Memory, task.limits.memory)
-            }
-            First::InitGone => return Err(ContainerError::NoInit),
+            First::Notice(Notice::Exited { .. }) | First::InitGone => match self.container.group.out_of_memory()? {
+                OutOfMemory { kills: 0, .. } => return Err(ContainerError::NoInit),
+                OutOfMemory { is_own: true, .. } => Outcome::Stopped(Limit::Memory, task.limits.memory),
+                OutOfMemory { is_own: false, .. } => return Err(ContainerError::MachineOutOfMemory),
+            },
             First::Notice(notice) => return Err(set_up_failed(Some(notice))),
             First::Late => return Err(late()),
         };
@@ -380,6 +402,7 @@ fn set_up_failed(notice: Option<Notice>) -> ContainerError {
 fn reason(error: &ContainerError) -> String {
     match error {
         ContainerError::NotInForce(_) => "a resource limit could not be put in force".into(),
+        ContainerError::MachineOutOfMemory => "the server's machine has run out of memory".into(),
         ContainerError::NoRoom(_) => "Faber has no room for what is handed on (outputs.spool)".into(),
         _ => "the container could not be started".into(),
     }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use rustix::time::ClockId;
 
 use super::hand_over::Ready;
-use super::{ContainerError, Result, Running, at, cancelled, late, set_up_failed};
+use super::{ContainerError, Result, Running, Told, at, cancelled, late, set_up_failed};
 use crate::artifact::Artifact;
-use crate::sandbox::cgroup::Measured;
+use crate::sandbox::cgroup::{Measured, OutOfMemory};
 use crate::sandbox::init::wire::nanoseconds;
-use crate::sandbox::outcome::{Baseline, outcome};
+use crate::sandbox::outcome::{Baseline, Io, outcome};
 use crate::sandbox::streams::Whole;
 use crate::sandbox::watch::{Ended, Ends, Kept, Stop, Watch};
 use crate::sandbox::workspace::Workspace;
@@ -24,6 +24,13 @@ pub struct Times {
     pub finished: Instant,
 }
 
+/// What the kernel says of a task at its end.
+struct Figures {
+    out_of_memory: OutOfMemory,
+    measured: Measured,
+    io: Io,
+}
+
 impl Running {
     /// Hands the command over and watches it to its end; `ordered` is when the task was.
     pub fn run(
@@ -33,7 +40,7 @@ impl Running {
         before: &Baseline,
         cancel: BorrowedFd<'_>,
         ordered: Instant,
-    ) -> Result<(Report, Taken<Artifact>)> {
+    ) -> Result<Told> {
         let (limits, outputs) = (task.limits.clone(), task.outputs.clone());
         let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
         let init = self.init.pid.as_raw_nonzero().get();
@@ -49,27 +56,46 @@ impl Running {
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
         let times = Times { ordered, finished: Instant::now() };
         let (mut kept, file_descriptors) = (watch.take_output(), watch.file_descriptors());
-        let oom_kills = self.group.oom_kills().unwrap_or(0);
-        if !ended.started && oom_kills == 0 {
+        let figures = self.figures();
+        let out_of_memory = figures.as_ref().map(|figures| figures.out_of_memory).unwrap_or_default();
+        if !ended.started && out_of_memory.kills == 0 {
             return match ended.stop {
                 None => Err(set_up_failed(ended.notice)),
-                Some(Stop::Cancelled) => {
-                    Ok((Report { outcome: cancelled(), ..Report::not_executed("") }, Taken::default()))
-                }
+                Some(Stop::Cancelled) => Ok(Told::only(Report { outcome: cancelled(), ..Report::not_executed("") })),
+                Some(Stop::MachineOutOfMemory) => Err(ContainerError::MachineOutOfMemory),
                 Some(Stop::Limit(_) | Stop::NoRoom) => Err(late()),
             };
         }
         let taken = self.take(workspace, &outputs, std::mem::take(&mut kept.whole));
-        let report = self.report(&limits, before, (ended, kept), (file_descriptors, oom_kills), times);
+        let figures = match figures {
+            Ok(figures) => figures,
+            // Without them nobody knows how it ended, either.
+            Err(error) => {
+                let report = Report::lost("Faber could not read what the task used");
+                return Ok(Told { fault: Some(error), ..Told::only(report) });
+            }
+        };
+        let is_machines = out_of_memory.kills > 0 && !out_of_memory.is_own;
+        let fault = is_machines.then_some(ContainerError::MachineOutOfMemory);
+        let report = self.report(&limits, before, (ended, kept), (file_descriptors, figures), times);
         match taken {
-            Ok(taken) => Ok((report, taken)),
+            Ok(taken) => Ok(Told { report, taken, fault }),
             // The command has run, but nobody can have what it left.
             Err(error) if error.kind() == io::ErrorKind::StorageFull => {
                 let lost = Report::lost("Faber has no room for what the task left (outputs.spool)");
-                Ok((Report { outcome: lost.outcome, ..report }, Taken::default()))
+                Ok(Told { fault, ..Told::only(Report { outcome: lost.outcome, ..report }) })
             }
             Err(error) => Err(at("take what the task left")(error)),
         }
+    }
+
+    /// Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
+    fn figures(&self) -> Result<Figures> {
+        Ok(Figures {
+            out_of_memory: self.group.out_of_memory().map_err(ContainerError::Figures)?,
+            measured: self.group.measure().map_err(ContainerError::Figures)?,
+            io: self.io().map_err(at("read what the task read and wrote"))?,
+        })
     }
 
     /// All that is told of a task that was started.
@@ -78,17 +104,15 @@ impl Running {
         limits: &Limits,
         before: &Baseline,
         (ended, kept): (Ended, Kept),
-        (file_descriptors, oom_kills): (u64, u64),
+        (file_descriptors, figures): (u64, Figures),
         times: Times,
     ) -> Report {
-        // Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
-        let io = self.io().unwrap_or(before.io);
-        let after = self.group.measure().unwrap_or(Measured { cpu: before.cpu, ..Measured::default() });
+        let Figures { out_of_memory, measured: after, io } = figures;
         let usage = before.usage(&after, io, &ended, file_descriptors);
         let Kept { streams: [stdout, stderr], merged, written, exceeded, .. } = kept;
         let counted = |count| self.group.enforces().then_some(count);
         Report {
-            outcome: outcome(&ended, limits, &usage, oom_kills > 0),
+            outcome: outcome(&ended, limits, &usage, out_of_memory),
             stdout,
             stderr,
             merged,
@@ -105,7 +129,7 @@ impl Running {
                 collect: nanos(times.finished.elapsed()),
             },
             counters: Counters {
-                oom_kills: counted(oom_kills),
+                oom_kills: counted(out_of_memory.kills),
                 forks_refused: counted(after.forks_refused),
                 minor_faults: ended.used.map(|used| used.minor_faults),
                 major_faults: ended.used.map(|used| used.major_faults),
