@@ -47,7 +47,8 @@ mod tests {
     use axum::http::{HeaderValue, header};
 
     fn ask(open_mode: bool, authorization: Option<&'static str>) -> Result<Option<KeyIndex>, ApiError> {
-        let key = |name: &str| ApiKey { name: name.into(), hash: KeyHash::of(name) };
+        let key =
+            |name: &str| ApiKey { name: name.into(), hash: KeyHash::of(name), places: None, memory: None, cpus: None };
         let auth = Auth { open_mode, keys: vec![key("one"), key("two")] };
         let mut headers = HeaderMap::new();
         if let Some(value) = authorization {

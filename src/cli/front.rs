@@ -20,7 +20,7 @@ use crate::config::{Config, Pressure};
 use crate::execution::Engine;
 use crate::image::{Catalog, Store};
 use crate::keeper::wire::{self, Message};
-use crate::scheduler::{Capacity, Scheduler, Stall};
+use crate::scheduler::{Capacity, Scheduler, Shares, Stall};
 
 /// What remains to be sent when every task has been ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -74,7 +74,7 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         (Pressure::Percent(most), Some(file)) => Some(Stall { file, most }),
         _ => None,
     };
-    let scheduler = Scheduler::new(capacity, stall);
+    let scheduler = Scheduler::new(capacity, shares(&config), stall);
     let (drain, mut draining) = mpsc::channel(1);
     tokio::spawn({
         let (scheduler, keeper) = (scheduler.clone(), keeper.try_clone()?);
@@ -109,6 +109,11 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         let _ = tokio::time::timeout(LAST_ANSWERS, &mut served).await;
     }
     Ok(())
+}
+
+fn shares(config: &Config) -> Shares {
+    let keys = config.auth.keys.iter().map(|key| config.share(Some(key))).collect();
+    Shares { keys, others: config.share(None) }
 }
 
 /// What the keeper opened for the front.

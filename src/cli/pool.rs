@@ -11,7 +11,7 @@ use crate::execution::Engine;
 use crate::frame;
 use crate::keeper::{Child, Instance};
 use crate::runner::wire::Setup;
-use crate::scheduler::{Capacity, Scheduler};
+use crate::scheduler::{Capacity, Scheduler, Shares};
 
 /// How long runners may take to end when their sockets are closed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ impl Pool {
             // Nobody else waits, and who calls can end it.
             queue_timeout: Duration::from_secs(24 * 60 * 60),
         };
-        let scheduler: Arc<Scheduler> = Scheduler::new(capacity, None);
+        let scheduler: Arc<Scheduler> = Scheduler::new(capacity, Shares::ALL, None);
         Ok((pool, Engine::new(config, scheduler, spool, None), sockets))
     }
 

@@ -77,11 +77,16 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
         tracing::warn!("{}", super::run::WEAKER);
     }
     let (open_mode, memory_pressure) = (config.auth.open_mode, config.execution.memory_pressure);
+    let shares_processors = config.shares_processors();
     let plan = plan(config)?;
     let instance = Instance::found(plan.runner.resources)?;
     anyhow::ensure!(
         memory_pressure == Pressure::Off || instance.memory_pressure().is_some(),
         "execution.memory_pressure takes cgroup v2 and a kernel that tells of stalls (CONFIG_PSI, psi=1)"
+    );
+    anyhow::ensure!(
+        !shares_processors || instance.has_shares_of_processors(),
+        "shares.cpus, or a key's cpus: a share of the processors takes cgroup v2, and that is not used here"
     );
     tracing::info!(instance = instance.name(), slots = plan.slots, "starting");
     announce(address, open_mode)?;

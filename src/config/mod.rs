@@ -13,9 +13,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub use layers::{ConfigError, Flag, Loaded, Origin};
-pub use values::{Concurrency, Memory, Pressure, Share, Size, Span};
+pub use values::{Concurrency, Memory, Places, Pressure, Share, Size, Span};
 
-use crate::task::{Bounds, Groups, ImageName, Limits, MINIMUM, Resources, TransferBounds};
+use crate::task::{Bounds, ClientShare, Groups, ImageName, Limits, MINIMUM, Resources, TransferBounds};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +25,7 @@ pub struct Config {
     pub auth: Auth,
     pub rate_limit: RateLimit,
     pub execution: Execution,
+    pub shares: Shares,
     pub limits: LimitsConfig,
     pub outputs: Outputs,
     pub archives: Archives,
@@ -63,6 +64,13 @@ pub struct Auth {
 pub struct ApiKey {
     pub name: String,
     pub hash: KeyHash,
+    /// In place of `shares`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<Places>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Memory>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<Share>,
 }
 
 /// `sha256:` and 64 hexadecimal digits. A fast hash is enough: keys are random, not chosen.
@@ -90,6 +98,16 @@ pub struct Execution {
     pub cpus: Share,
     pub cgroup: bool,
     pub max_tasks: u32,
+}
+
+/// What one client's tasks may have at once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shares {
+    pub places: Places,
+    /// Percent are of the memory budget.
+    pub memory: Memory,
+    pub cpus: Share,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -200,6 +218,26 @@ impl Config {
     /// Bytes: the sum of the running tasks' memory limits.
     pub fn memory_budget(&self) -> u64 {
         self.execution.memory_budget.of(machine_memory())
+    }
+
+    /// What the tasks of a key may have at once; without one, of any other client.
+    pub fn share(&self, key: Option<&ApiKey>) -> ClientShare {
+        let places = key.and_then(|key| key.places).unwrap_or(self.shares.places);
+        let memory = key.and_then(|key| key.memory).unwrap_or(self.shares.memory);
+        let cpus = match key.and_then(|key| key.cpus).unwrap_or(self.shares.cpus) {
+            Share::All => None,
+            Share::Of(cpus) => Some(cpus),
+        };
+        let places = match places {
+            Places::All => usize::MAX,
+            Places::Tasks(tasks) => tasks.into(),
+        };
+        ClientShare { places, memory: memory.of(self.memory_budget()), cpus }
+    }
+
+    /// Whether some client has a share of the processors, which takes cgroup v2.
+    pub fn shares_processors(&self) -> bool {
+        std::iter::once(None).chain(self.auth.keys.iter().map(Some)).any(|key| self.share(key).cpus.is_some())
     }
 
     /// How tasks are held to what they may use.

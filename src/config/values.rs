@@ -31,7 +31,15 @@ pub enum Concurrency {
     Tasks(u16),
 }
 
-/// How many processors' time a task may use at once.
+/// How many tasks of one client run at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Places {
+    /// As many as run at all.
+    All,
+    Tasks(u16),
+}
+
+/// How many processors' time may be used at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// What there is.
@@ -135,6 +143,26 @@ impl fmt::Display for Concurrency {
     }
 }
 
+impl std::str::FromStr for Places {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.parse()) {
+            ("all", _) => Ok(Self::All),
+            (_, Ok(tasks @ 1..=1024)) => Ok(Self::Tasks(tasks)),
+            _ => Err("expected \"all\" or a number from 1 to 1024".into()),
+        }
+    }
+}
+
+impl fmt::Display for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all"),
+            Self::Tasks(tasks) => tasks.fmt(f),
+        }
+    }
+}
+
 impl std::str::FromStr for Share {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -196,7 +224,7 @@ macro_rules! as_string {
     )*};
 }
 
-as_string!(Size, Memory, Span, Concurrency, Share, Pressure);
+as_string!(Size, Memory, Span, Concurrency, Places, Share, Pressure);
 
 struct Text;
 
@@ -245,6 +273,12 @@ mod tests {
         assert_eq!("auto".parse(), Ok(Concurrency::Auto));
         assert_eq!("8".parse(), Ok(Concurrency::Tasks(8)));
         assert!("0".parse::<Concurrency>().is_err());
+    }
+
+    #[test]
+    fn places_are_all_or_a_number() {
+        assert_eq!(("all".parse(), "3".parse()), (Ok(Places::All), Ok(Places::Tasks(3))));
+        assert!("0".parse::<Places>().is_err() && "auto".parse::<Places>().is_err());
     }
 
     #[test]

@@ -91,6 +91,11 @@ impl Instance {
         self.tree.memory_pressure(&self.name)
     }
 
+    /// Whether tasks can be given shares of the processors.
+    pub fn has_shares_of_processors(&self) -> bool {
+        matches!(self.tree, Tree::V2(_))
+    }
+
     /// The directory of one slot; the slot makes it.
     pub fn slot_dir(&self, slot: &str) -> PathBuf {
         self.run_dir.join(&self.name).join(slot)

@@ -61,6 +61,8 @@ pub fn left() -> Vec<String> {
     let enough = |resource| match resource {
         Resource::Memlock => Some(8 << 20),
         Resource::Msgqueue => Some(800 << 10),
+        // The kernel gives some by the machine's memory; groups hold tasks to far fewer.
+        Resource::Nproc => Some(4096),
         Resource::Sigpending => Some(4096),
         _ => None,
     };

@@ -23,6 +23,8 @@ pub const SET_UP: Duration = Duration::from_secs(10);
 const SAMPLE: Duration = Duration::from_millis(10);
 /// How long the init has to end and reap everything before the kernel does it for it.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a sample may look at descriptors, which took a step for each of them before Linux 6.2.
+const LOOK: Duration = Duration::from_millis(2);
 const CHUNK: usize = 64 << 10;
 
 /// Why Faber ended a task.
@@ -146,13 +148,15 @@ pub struct Watch<'a> {
     merged: Vec<u8>,
     exceeded: bool,
     feed: Option<Feed>,
-    links: Vec<OwnedFd>,
+    links: Vec<Link>,
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
     /// Nothing is left but the init.
     alone: bool,
     said_all: bool,
     file_descriptors: u64,
+    /// Whose descriptors are counted next.
+    turn: Turn,
 }
 
 impl<'a> Watch<'a> {
@@ -185,6 +189,7 @@ impl<'a> Watch<'a> {
             said_all: false,
             // Every task starts with three descriptors.
             file_descriptors: 3,
+            turn: Turn::default(),
         }
     }
 
@@ -196,7 +201,7 @@ impl<'a> Watch<'a> {
     /// Holds the task's ends of pipes to other tasks until it has ended or closed them: so nobody learns of its end, and ends
     /// because of that, before the time of it is known. Which of two was first is not for the kernel's scheduler to say.
     pub fn hold(&mut self, links: Vec<OwnedFd>) {
-        self.links = links;
+        self.links = links.into_iter().map(|pipe| Link { pipe, without: Vec::new() }).collect();
     }
 
     /// Keeps all of a stream, beyond the output limit too.
@@ -468,12 +473,14 @@ impl<'a> Watch<'a> {
         }
         let mut processes = self.group.processes().unwrap_or_default();
         processes.retain(|pid| *pid != self.init);
+        let until = Instant::now() + LOOK;
         // Without any the end is about to be told.
         if self.executed && !processes.is_empty() {
-            self.links.retain(|link| processes.iter().any(|pid| has_open(*pid, link)));
+            self.links.retain_mut(|link| link.may_be_open(&processes, until));
         }
-        let most = processes.into_iter().filter_map(open_descriptors).max();
-        self.file_descriptors = self.file_descriptors.max(most.unwrap_or(0));
+        let mut most = self.file_descriptors;
+        self.turn.go_on(&processes, until, |pid| most = most.max(open_descriptors(pid).unwrap_or(0)));
+        self.file_descriptors = most;
     }
 
     /// The task's time begins when its command is executed; before, it is the set-up's.
@@ -484,6 +491,50 @@ impl<'a> Watch<'a> {
     fn patience(&self, next_sample: Instant) -> Duration {
         let next = if self.stop.is_some() { next_sample } else { next_sample.min(self.deadline()) };
         next.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Goes through processes, over as many calls as it takes: there may be hundreds, with thousands of descriptors each, and no
+/// limit is looked at meanwhile.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    /// Looks at those whose turn it is: at one at least, and at each but once.
+    fn go_on(&mut self, processes: &[i32], until: Instant, mut look: impl FnMut(i32)) {
+        for _ in 0..processes.len() {
+            look(processes[self.0 % processes.len()]);
+            self.0 = (self.0 + 1) % processes.len();
+            if Instant::now() >= until {
+                break;
+            }
+        }
+    }
+}
+
+/// A task's end of a pipe to another task.
+struct Link {
+    pipe: OwnedFd,
+    /// Processes that were seen not to have it open. Who gets it from another after that is not seen.
+    without: Vec<i32>,
+}
+
+impl Link {
+    /// False when none of all the processes has it open any more. As long as not all were looked at it may be.
+    fn may_be_open(&mut self, processes: &[i32], until: Instant) -> bool {
+        for pid in processes {
+            if self.without.contains(pid) {
+                continue;
+            }
+            if has_open(*pid, &self.pipe) {
+                return true;
+            }
+            self.without.push(*pid);
+            if Instant::now() >= until {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -544,5 +595,43 @@ fn receive(control: &UnixStream) -> io::Result<Option<Notice>> {
         Ok((_, Notice::BYTES)) => Ok(Notice::decode(bytes)),
         Ok(_) => Ok(None),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_process_has_its_turn_however_little_time_there_is() {
+        let (mut turn, mut seen) = (Turn::default(), Vec::new());
+        for _ in 0..4 {
+            turn.go_on(&[1, 2, 3], Instant::now(), |pid| seen.push(pid));
+        }
+        assert_eq!(seen, [1, 2, 3, 1]);
+        let later = Instant::now() + Duration::from_secs(600);
+        turn.go_on(&[1, 2, 3], later, |pid| seen.push(pid));
+        assert_eq!(seen[4..], [2, 3, 1]);
+        turn.go_on(&[], later, |_| panic!("there is none"));
+        turn.go_on(&[7], later, |pid| assert_eq!(pid, 7));
+    }
+
+    #[test]
+    fn a_link_is_let_go_when_nobody_has_it() {
+        let (reader, _writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+        let mut link = Link { pipe: reader, without: Vec::new() };
+        let now = Instant::now();
+        let this = std::process::id() as i32;
+        assert!(link.may_be_open(&[this], now), "this process has it");
+        let mut children: Vec<_> =
+            (0..2).map(|_| std::process::Command::new("sleep").arg("60").spawn().unwrap()).collect();
+        let pids: Vec<i32> = children.iter().map(|child| child.id() as i32).collect();
+        assert!(link.may_be_open(&pids, now), "there was no time for the second");
+        assert!(link.may_be_open(&pids, now), "nor for anything after it");
+        assert!(!link.may_be_open(&pids, now));
+        for child in &mut children {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 }

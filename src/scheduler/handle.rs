@@ -44,12 +44,17 @@ impl Scheduler {
                 }
                 other => return self.ended(other.map(|(notice, _)| notice), name),
             }
-            let (job, place) = tokio::select! {
-                next = self.next() => next,
-                notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
+            let (job, place) = loop {
+                let (mut job, place) = tokio::select! {
+                    next = self.next() => next,
+                    notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
+                };
+                // Whoever does not hear it waits no more, and was told that it never started.
+                if job.started.take().is_some_and(|started| started.send(()).is_ok()) {
+                    break (job, place);
+                }
             };
-            let Job { submission, started, mut reply, ticket, span } = job;
-            let _ = started.send(());
+            let Job { submission, mut reply, ticket, span, .. } = job;
             let mut running = Running {
                 orders: &mut orders,
                 notices: &mut notices,

@@ -1,12 +1,15 @@
 //! Which task runs when: admission, the queue, the memory budget, and the pool as the front sees it.
 //!
-//! Runners pull: one that holds a created container takes the first task of the queue as soon as there is a free place
-//! and the sum of the running tasks' memory limits stays in the budget. The head of the queue is never overtaken, so a
-//! large task cannot starve; and clients take turns, so that nobody's many tasks are ahead of another's one.
+//! Runners pull: one that holds a created container takes the next task as soon as there is a free place and the sum of the
+//! running tasks' memory limits stays in the budget. Clients take turns, so that nobody's many tasks are ahead of another's
+//! one, and each has a share of what runs ([`share`]). A task that waits for more room than there is may be passed by others,
+//! but not by more than [`PASSES`], so that it cannot starve. Who runs nothing need not wait for one who runs several: there
+//! are some places beyond all others for that ([`Capacity::guests`]).
 
 mod gate;
 mod handle;
 mod queue;
+mod share;
 mod stall;
 
 use std::collections::{HashMap, VecDeque};
@@ -22,10 +25,17 @@ use crate::task::{Report, Taken, Task};
 use gate::{Gate, Ticket};
 pub use queue::Client;
 use queue::Queue;
+pub use share::Shares;
+use share::{Held, Ledger};
 pub use stall::Stall;
 
 /// How long a client is asked to wait when there is no room for its tasks.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// How many tasks may pass one that waits for room; then all wait until there is.
+const PASSES: u32 = 16;
+/// At how many of one client's waiting tasks it is looked whether they could start now.
+const SEEN: usize = 32;
 
 /// When to look again whether tasks still stall.
 const STALLED: Duration = Duration::from_secs(1);
@@ -45,9 +55,18 @@ pub struct Capacity {
     pub queue_timeout: Duration,
 }
 
+impl Capacity {
+    /// Places beyond all others, for clients that run nothing while another runs several. One that holds all places for long
+    /// keeps nobody from the machine, which then has so much more to do at once.
+    fn guests(&self) -> usize {
+        (self.concurrency / 2).max(1).min(self.slots.saturating_sub(self.concurrency))
+    }
+}
+
 /// Shares the runners out among the tasks.
 pub struct Scheduler {
     capacity: Capacity,
+    shares: Shares,
     stall: Option<Stall>,
     state: Mutex<State>,
     /// The queue or what is free has changed.
@@ -65,20 +84,25 @@ struct State {
     handed_out: VecDeque<Job>,
     /// Tasks that were admitted and are not in the queue yet.
     promised: HashMap<Client, usize>,
-    running: usize,
-    memory: u64,
+    running: Ledger,
     runners: usize,
     /// Runners that wait for a task.
     idle: usize,
 }
 
 /// Tasks that start together; most units are one.
-struct Unit(Vec<Job>);
+struct Unit {
+    jobs: Vec<Job>,
+    /// How many have passed it while it waited for room.
+    passed: u32,
+}
 
 /// A task that was taken, on its way to a runner.
 struct Job {
+    client: Client,
     submission: Submission,
-    started: oneshot::Sender<()>,
+    /// To be told that its turn has come.
+    started: Option<oneshot::Sender<()>>,
     reply: oneshot::Sender<Finished>,
     /// Where others start together with it.
     ticket: Option<Ticket>,
@@ -117,13 +141,19 @@ impl From<Report> for Finished {
 }
 
 impl Unit {
-    fn memory(&self) -> u64 {
-        self.0.iter().map(|job| job.submission.task.limits.memory).sum()
+    fn needs(&self) -> Held {
+        self.jobs.iter().map(Job::needs).fold(Held::default(), Held::and)
     }
 
     /// Whether nobody waits for it any more.
     fn is_given_up(&self) -> bool {
-        self.0.iter().any(|job| job.reply.is_closed())
+        self.jobs.iter().any(|job| job.reply.is_closed())
+    }
+}
+
+impl Job {
+    fn needs(&self) -> Held {
+        Held::by(&self.submission.task.limits)
     }
 }
 
@@ -159,24 +189,23 @@ pub struct Admission {
 /// The place of a running task; given back when dropped.
 struct Place<'a> {
     scheduler: &'a Scheduler,
-    memory: u64,
+    client: Client,
+    held: Held,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        let mut state = self.scheduler.state();
-        state.running -= 1;
-        state.memory -= self.memory;
-        drop(state);
+        self.scheduler.state().running.give_back(self.client, self.held);
         self.scheduler.changed.notify_waiters();
     }
 }
 
 impl Scheduler {
     /// `stall` says when tasks have to wait for others' memory although there is room.
-    pub fn new(capacity: Capacity, stall: Option<Stall>) -> Arc<Self> {
+    pub fn new(capacity: Capacity, shares: Shares, stall: Option<Stall>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
+            shares,
             stall,
             state: Mutex::default(),
             changed: Notify::new(),
@@ -190,8 +219,8 @@ impl Scheduler {
         let mut state = self.state();
         // Those whose client went away no longer count.
         state.queue.retain(|unit| !unit.is_given_up());
-        let free = self.capacity.concurrency.saturating_sub(state.running);
-        let waiting: usize = state.queue.of(client).map(|unit| unit.0.len()).sum();
+        let free = self.capacity.concurrency.saturating_sub(state.running.all().places);
+        let waiting: usize = state.queue.of(client).map(|unit| unit.jobs.len()).sum();
         let promised = state.promised.get(&client).copied().unwrap_or(0);
         if waiting + promised + tasks > self.capacity.queue_length + free || *self.cancelled.borrow() {
             return Err(Saturated { retry_after: RETRY_AFTER });
@@ -221,8 +250,12 @@ impl Scheduler {
     /// Ends every task: a running one is answered as cancelled, a waiting one as not executed. No task is taken any more.
     pub fn cancel_all(&self) {
         let mut state = self.state();
-        let waiting: Vec<Job> =
-            state.queue.take().flat_map(|unit| unit.0).chain(state.handed_out.drain(..).collect::<Vec<_>>()).collect();
+        let waiting: Vec<Job> = state
+            .queue
+            .take()
+            .flat_map(|unit| unit.jobs)
+            .chain(state.handed_out.drain(..).collect::<Vec<_>>())
+            .collect();
         drop(state);
         self.cancelled.send_replace(true);
         for job in waiting {
@@ -253,21 +286,20 @@ impl Scheduler {
         if let Some(job) = state.handed_out.pop_front() {
             return Some(self.place(job));
         }
-        if stalled && state.running > 0 {
+        if stalled && state.running.all().places > 0 {
             return None;
         }
-        if state.queue.first()?.is_given_up() {
+        let first = state.queue.turns().next()?.1.front()?;
+        if first.is_given_up() {
             state.queue.retain(|unit| !unit.is_given_up());
         }
-        let (unit, memory) = state.queue.first().map(|unit| (unit.0.len(), unit.memory()))?;
-        // Connected tasks can be more than may run at once: alone they may.
-        let has_room = state.running + unit <= self.capacity.concurrency || state.running == 0;
-        if !has_room || state.memory + memory > self.capacity.memory || state.idle < unit {
-            return None;
+        let Next { client, index, passed } = self.next_of(&state)?;
+        for (client, index) in passed {
+            state.queue.get_mut(client, index).into_iter().for_each(|unit| unit.passed += 1);
         }
-        state.running += unit;
-        state.memory += memory;
-        let mut jobs = state.queue.pop()?.0.into_iter();
+        let unit = state.queue.take_one(client, index)?;
+        state.running.add(client, unit.needs());
+        let mut jobs = unit.jobs.into_iter();
         let first = jobs.next()?;
         state.handed_out.extend(jobs);
         if !state.handed_out.is_empty() {
@@ -276,10 +308,50 @@ impl Scheduler {
         Some(self.place(first))
     }
 
+    /// What can start now and is first of what can.
+    fn next_of(&self, state: &State) -> Option<Next> {
+        let Capacity { concurrency, slots, memory, .. } = self.capacity;
+        let all = state.running.all();
+        let mut passed = Vec::new();
+        for (client, waiting) in state.queue.turns() {
+            let share = self.shares.of(client);
+            let own = state.running.of(client);
+            let is_guest = own.places == 0
+                && state.running.somebody_has_several()
+                && all.places < concurrency + self.capacity.guests();
+            for (index, unit) in waiting.iter().enumerate().take(SEEN) {
+                let needs = unit.needs();
+                if !state.running.allows(client, &share, needs) {
+                    // Its own tasks are what it waits for: that is nobody else's affair.
+                    if own.places >= share.places || unit.passed >= PASSES {
+                        break;
+                    }
+                    passed.push((client, index));
+                    continue;
+                }
+                // Connected tasks can be more than may run at once: alone they may.
+                let has_place = all.places + needs.places <= concurrency || all.places == 0 && needs.places <= slots;
+                let has_room = all.memory.saturating_add(needs.memory) <= memory && needs.places <= state.idle;
+                if has_room && (has_place || is_guest && needs.places == 1) {
+                    return Some(Next { client, index, passed });
+                }
+                if all.places >= concurrency {
+                    // Places are what is waited for, and one is like the other.
+                    break;
+                }
+                if unit.passed >= PASSES {
+                    return None;
+                }
+                passed.push((client, index));
+            }
+        }
+        None
+    }
+
     /// The place of a job that is counted already.
     fn place(&self, job: Job) -> (Job, Place<'_>) {
-        let memory = job.submission.task.limits.memory;
-        (job, Place { scheduler: self, memory })
+        let (client, held) = (job.client, job.needs());
+        (job, Place { scheduler: self, client, held })
     }
 
     /// A runner cannot make containers. While another one can, the queue waits for that; else waiting is in vain.
@@ -288,7 +360,7 @@ impl Scheduler {
         if state.runners > 1 {
             return;
         }
-        for job in state.queue.take().flat_map(|unit| unit.0) {
+        for job in state.queue.take().flat_map(|unit| unit.jobs) {
             let _ = job.reply.send(Report::fault("Faber could not make a container").into());
         }
     }
@@ -297,6 +369,13 @@ impl Scheduler {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+/// Where in the queue what starts next is, and what it passes.
+struct Next {
+    client: Client,
+    index: usize,
+    passed: Vec<(Client, usize)>,
 }
 
 /// Counts a runner as idle while it lives.
@@ -324,7 +403,10 @@ impl Drop for Idle<'_> {
 
 impl Admission {
     /// Submits tasks that start together: in most cases one.
-    pub fn submit(&self, unit: Vec<Submission>) -> Vec<Pending> {
+    pub fn submit(&self, mut unit: Vec<Submission>) -> Vec<Pending> {
+        if let Some(share) = self.scheduler.shares.of(self.client).cpus {
+            unit.iter_mut().for_each(|submission| submission.task.limits.hold_to(share));
+        }
         let mut tickets = if unit.len() > 1 { Gate::tickets(unit.len()) } else { Vec::new() };
         let mut state = self.scheduler.state();
         self.give_back(&mut state, unit.len());
@@ -337,11 +419,18 @@ impl Admission {
             let (started, has_started) = oneshot::channel();
             let (reply, finished) = oneshot::channel();
             let span = tracing::Span::current();
-            jobs.push(Job { submission, started, reply, ticket: tickets.pop(), span });
+            jobs.push(Job {
+                client: self.client,
+                submission,
+                started: Some(started),
+                reply,
+                ticket: tickets.pop(),
+                span,
+            });
             let patience = self.scheduler.capacity.queue_timeout;
             pending.push(Pending { started: has_started, reply: finished, queued: Instant::now(), patience });
         }
-        state.queue.push(self.client, Unit(jobs));
+        state.queue.push(self.client, Unit { jobs, passed: 0 });
         drop(state);
         self.scheduler.changed.notify_waiters();
         pending
@@ -390,11 +479,48 @@ impl Pending {
                 let finished = self.reply.await.unwrap_or_else(|_| gone());
                 Ok(Finished { queued, ..finished })
             }
-            () = tokio::time::sleep_until(deadline) => Err(QueueTimeout { waited: self.queued.elapsed() }),
+            () = tokio::time::sleep_until(deadline) => {
+                // From here on it cannot start; it may have in this very moment.
+                self.started.close();
+                match self.started.try_recv() {
+                    Ok(()) => {
+                        let queued = self.queued.elapsed();
+                        let finished = self.reply.await.unwrap_or_else(|_| gone());
+                        Ok(Finished { queued, ..finished })
+                    }
+                    Err(_) => Err(QueueTimeout { waited: self.queued.elapsed() }),
+                }
+            }
         }
     }
 }
 
 fn gone() -> Finished {
     Report::lost("Faber lost the task").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(patience: Duration) -> (oneshot::Sender<()>, oneshot::Sender<Finished>, Pending) {
+        let ((start, started), (reply, finished)) = (oneshot::channel(), oneshot::channel());
+        (start, reply, Pending { started, reply: finished, queued: Instant::now(), patience })
+    }
+
+    #[tokio::test]
+    async fn what_was_told_as_never_started_cannot_start() {
+        let (start, _reply, waiting) = pending(Duration::ZERO);
+        assert!(waiting.finished().await.is_err());
+        assert!(start.send(()).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_starts_at_the_last_moment_is_told_as_it_ends() {
+        let (start, reply, waiting) = pending(Duration::ZERO);
+        start.send(()).unwrap();
+        let ended = async { reply.send(Report::lost("x").into()).unwrap() };
+        let (finished, ()) = tokio::join!(waiting.finished(), ended);
+        assert!(matches!(finished.unwrap().report.outcome, crate::task::Outcome::Lost { .. }));
+    }
 }

@@ -44,22 +44,28 @@ impl<T> Queue<T> {
         self.turns.is_empty()
     }
 
-    /// What is next.
-    pub fn first(&self) -> Option<&T> {
-        self.waiting.get(self.turns.front()?)?.front()
+    /// What waits, client by client as their turns come, each client's in order.
+    pub fn turns(&self) -> impl Iterator<Item = (Client, &VecDeque<T>)> {
+        self.turns.iter().filter_map(|client| Some((*client, self.waiting.get(client)?)))
     }
 
-    /// Takes what is next; its client is the last then.
-    pub fn pop(&mut self) -> Option<T> {
-        let client = self.turns.pop_front()?;
+    /// One of those of a client that wait.
+    pub fn get_mut(&mut self, client: Client, index: usize) -> Option<&mut T> {
+        self.waiting.get_mut(&client)?.get_mut(index)
+    }
+
+    /// Takes one of those of a client, which is the last then.
+    pub fn take_one(&mut self, client: Client, index: usize) -> Option<T> {
         let waiting = self.waiting.get_mut(&client)?;
-        let item = waiting.pop_front();
-        if waiting.is_empty() {
+        let item = waiting.remove(index)?;
+        let is_done = waiting.is_empty();
+        self.turns.retain(|other| *other != client);
+        if is_done {
             self.waiting.remove(&client);
         } else {
             self.turns.push_back(client);
         }
-        item
+        Some(item)
     }
 
     pub fn retain(&mut self, keep: impl Fn(&T) -> bool) {
@@ -89,13 +95,19 @@ mod tests {
         queue
     }
 
+    fn next(queue: &mut Queue<(u32, u32)>) -> Option<(u32, u32)> {
+        let (client, waiting) = queue.turns().next()?;
+        let first = waiting[0];
+        assert_eq!(queue.get_mut(client, 0).copied(), Some(first));
+        assert_eq!(queue.take_one(client, 0), Some(first));
+        Some(first)
+    }
+
     fn drained(mut queue: Queue<(u32, u32)>) -> Vec<(u32, u32)> {
         std::iter::from_fn(|| {
-            let first = queue.first().copied();
-            assert_eq!(first.is_none(), queue.is_empty());
-            let popped = queue.pop();
-            assert_eq!(first, popped);
-            popped
+            let next = next(&mut queue);
+            assert!(next.is_some() || queue.is_empty());
+            next
         })
         .collect()
     }
@@ -109,10 +121,18 @@ mod tests {
     #[test]
     fn whoever_comes_does_not_change_what_is_next() {
         let mut queue = queue(&[(1, 1), (1, 2), (2, 1)]);
-        queue.pop();
+        next(&mut queue);
         queue.push(Client::Key(3), (3, 1));
-        assert_eq!(queue.first(), Some(&(2, 1)));
         assert_eq!(drained(queue), [(2, 1), (1, 2), (3, 1)]);
+    }
+
+    #[test]
+    fn one_behind_others_can_be_taken_and_costs_its_client_the_turn() {
+        let mut queue = queue(&[(1, 1), (1, 2), (2, 1), (1, 3)]);
+        assert_eq!(queue.take_one(Client::Key(1), 1), Some((1, 2)));
+        assert_eq!(queue.take_one(Client::Key(1), 7), None);
+        assert_eq!(queue.take_one(Client::Key(9), 0), None);
+        assert_eq!(drained(queue), [(2, 1), (1, 1), (1, 3)]);
     }
 
     #[test]

@@ -33,6 +33,22 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpus(pub std::num::NonZeroU32);
 
+/// What all running tasks of one client may have together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientShare {
+    /// Tasks.
+    pub places: usize,
+    /// Bytes: the sum of their memory limits.
+    pub memory: u64,
+    /// How many processors' time they may use at once; None for what there is.
+    pub cpus: Option<Cpus>,
+}
+
+impl ClientShare {
+    /// Everything.
+    pub const ALL: Self = Self { places: usize::MAX, memory: u64::MAX, cpus: None };
+}
+
 /// A number of processors as a client writes it, such as 0.5: thousandths, which may be none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "f64", into = "f64")]
@@ -185,6 +201,11 @@ impl Limits {
             ("output", self.output),
             ("workspace", self.workspace),
         ]
+    }
+
+    /// At most so many processors' time, and no less only if less was asked for.
+    pub fn hold_to(&mut self, Cpus(most): Cpus) {
+        self.cpus = Some(Cpus(self.cpus.map_or(most, |Cpus(asked)| asked.min(most))));
     }
 
     /// The first limit no task could start under, and the least one.

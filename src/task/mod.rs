@@ -26,7 +26,8 @@ pub use job::{
 };
 pub use json::{Object, objects, optional_object, unique_keys};
 pub use limits::{
-    Bounds, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds, WORKSPACE_BYTES,
+    Bounds, ClientShare, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds,
+    WORKSPACE_BYTES,
 };
 pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenFile, Timings, Usage, Written};
 pub use request::{

@@ -310,6 +310,79 @@ fn a_thousand_tasks_of_one_key_are_not_ahead_of_anothers_one() {
 }
 
 #[test]
+fn two_long_tasks_of_one_key_do_not_keep_others_out() {
+    let ((greedy, one), (single, other)) = (new_key(), new_key());
+    let keys = format!("{}, {}", one.trim_end_matches(']'), other.trim_start_matches('[').replace("class", "judge"));
+    let env = [NO_LIMIT, ("FABER_AUTH__KEYS", &keys), ("FABER_EXECUTION__CONCURRENCY", "2")];
+    let server = Server::start(&[], &env);
+    let (url, sleep) = (server.url(), ["sleep", "97.1"]);
+    let mut client = TcpStream::connect(url.strip_prefix("http://").unwrap()).unwrap();
+    let body = json!({ "tasks": vec![json!({ "command": sleep[0], "args": [sleep[1]] }); 4] }).to_string();
+    let head = format!(
+        "POST /execute HTTP/1.1\r\nHost: faber\r\nAuthorization: Bearer {greedy}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    client.write_all(head.as_bytes()).unwrap();
+    eventually("both places are taken", || running(&sleep).len() == 2);
+    let echo = json!({ "tasks": [{ "command": "echo", "args": ["mine"] }] }).to_string();
+    let answer = server.post(&echo, &[("Authorization", &format!("Bearer {single}"))]);
+    assert_eq!(answer.json()["results"][0]["stdout"], "mine\n");
+    assert_eq!(running(&sleep).len(), 2, "nobody had to end for it, and the greedy one has no more than there is");
+}
+
+#[test]
+fn a_key_has_the_share_of_its_own() {
+    let (key, keys) = new_key();
+    let keys = keys.replace('}', ", places = 1 }");
+    let env = [NO_LIMIT, ("FABER_AUTH__KEYS", keys.as_str()), ("FABER_EXECUTION__CONCURRENCY", "4")];
+    let server = Server::start(&[], &env);
+    let body = json!({ "tasks": vec![span(""); 3] }).to_string();
+    let answer = server.post(&body, &[("Authorization", &format!("Bearer {key}"))]).json();
+    let spans = spans_of(&answer);
+    assert!(spans.iter().zip(&spans[1..]).all(|(one, next)| one.1 <= next.0), "{spans:?}");
+}
+
+/// A task that tells when it began and ended.
+fn span(limits: &str) -> Value {
+    let program = "import time; a = time.time(); time.sleep(0.2); print(a, time.time())";
+    let limits: Value = serde_json::from_str(&format!("{{{limits}}}")).unwrap();
+    json!({ "command": "python3", "args": ["-c", program], "resource_limits": limits })
+}
+
+fn spans_of(answer: &Value) -> Vec<(f64, f64)> {
+    let results = answer["results"].as_array().unwrap().iter();
+    let of = |result: &Value| {
+        let text = result["stdout"].as_str().unwrap_or_else(|| panic!("{result}"));
+        let (begin, end) = text.trim().split_once(' ').unwrap();
+        (begin.parse().unwrap(), end.parse().unwrap())
+    };
+    results.map(of).collect()
+}
+
+#[test]
+fn a_large_task_is_passed_by_small_ones_but_not_for_ever() {
+    let env = [
+        NO_LIMIT,
+        ("FABER_EXECUTION__CONCURRENCY", "4"),
+        ("FABER_EXECUTION__MEMORY_BUDGET", "200M"),
+        ("FABER_SHARES__MEMORY", "100%"),
+    ];
+    let server = Server::start(&["--open-mode"], &env);
+    let (small, large) = (span("\"memory_limit\": 50331648"), span("\"memory_limit\": 188743680"));
+    let mut tasks = vec![small; 60];
+    tasks.insert(1, large);
+    let spans = spans_of(&server.execute(json!(tasks)).json());
+    let (begin, end) = spans[1];
+    let others = spans.iter().enumerate().filter(|(at, _)| *at != 1).map(|(_, span)| span);
+    let before = others.clone().filter(|span| span.0 < begin).count();
+    assert!(before > 1, "others need not wait while there is room for them");
+    // Those that ran already, or were behind none that was passed, and sixteen that passed.
+    assert!(before <= 16 + 4, "{before} were before it");
+    assert!(others.clone().all(|span| span.1 <= begin || span.0 >= end), "there is no room beside it: {spans:?}");
+}
+
+#[test]
 fn a_task_whose_turn_does_not_come_in_time_is_not_executed() {
     let env = [NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "1s")];
     let server = Server::start(&["--open-mode"], &env);
