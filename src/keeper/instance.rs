@@ -1,7 +1,9 @@
-//! One running Faber, by name: what it makes carries the name, and a lock says whether it lives.
+//! One running Faber, by name: what it makes carries the name, and locks say whether it lives.
 //!
-//! `<run dir>/<instance>/lock` is held with flock(2) as long as the instance lives; the kernel lets go of it whatever
-//! happens to the process. Whoever starts next removes what the dead left, and nobody else's.
+//! `<run dir>/<instance>/lock` and its control group's directory are held with flock(2) as long as the instance lives; the
+//! kernel lets go of them whatever happens to the process. Whoever starts next removes what the dead left, and nobody else's:
+//! what is in the run directory by the one lock, groups by the other. Two Fabers may well see the same groups and not the same
+//! run directory, such as two containers that were given the machine's groups.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
@@ -23,6 +25,8 @@ pub fn run_dir() -> &'static Path {
 }
 
 const LOCK: &str = "lock";
+/// Where user ids are shared out if not in the tree of groups.
+const IDS: &str = "uid-ranges";
 /// How long others may take to come or go: each only removes what the dead left.
 const PATIENCE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_millis(2);
@@ -53,6 +57,7 @@ pub struct Instance {
     run_dir: PathBuf,
     tree: Tree,
     _lock: File,
+    _group: Option<File>,
 }
 
 impl Instance {
@@ -70,7 +75,8 @@ impl Instance {
         let path = dir.join(LOCK);
         let lock = open(&path)?;
         lock.try_lock().map_err(|error| at("lock", &path)(error.into()))?;
-        let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock };
+        let group = tree.found(&name)?;
+        let instance = Self { name, run_dir: run_dir.to_owned(), tree, _lock: lock, _group: group };
         let prepared = instance.tree.prepare(&instance.name, resources.cpus);
         // An instance that is given up takes the lock itself.
         drop(all);
@@ -84,6 +90,11 @@ impl Instance {
 
     pub fn run_dir(&self) -> &Path {
         &self.run_dir
+    }
+
+    /// The file by which user ids are shared out.
+    pub fn claims_of_ids(&self) -> PathBuf {
+        self.tree.claims_of_ids(&self.run_dir.join(IDS))
     }
 
     /// Where to read how long tasks stall for want of memory.
@@ -135,9 +146,11 @@ fn sweep_dead(run_dir: &Path, tree: &Tree) -> Result<()> {
             continue;
         }
         tracing::info!(instance = name, "removing what a dead instance left");
-        left(&name, tree.sweep(&name, "").map_err(InstanceError::from).and_then(|()| remove_dir(&dir)));
+        left(&name, remove_dir(&dir));
     }
+    // One that lives in another run directory is seen by its group.
     for name in tree.instances().iter().filter(|name| !live.contains(name)) {
+        let Some(_held) = tree.claim_dead(name) else { continue };
         left(name, tree.sweep(name, "").map_err(InstanceError::from));
     }
     Ok(())

@@ -119,7 +119,7 @@ enum Woken {
 /// When it cannot be started; later failures are logged and repaired.
 pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()> {
     let signals = take_signals().map_err(at("take the signals"))?;
-    let front_ids = UidRange::claim(&instance.run_dir().join("uid-ranges"))?;
+    let front_ids = UidRange::claim(&instance.claims_of_ids())?;
     let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
     let blobs = open_blobs(&plan.runner.data_dir, &front_ids);
     let now = Instant::now();

@@ -1,13 +1,16 @@
 //! The uid and gid range of a slot: one that nothing else on the machine and no other slot uses.
 //!
-//! As root of the machine: 65536 ids for each. //! systemd's list of ranges (uids-gids, systemd.io) leaves 0x7000_0000–0x7fff_ffff to local use, above everything
-//! that user databases, subordinate ids and container managers hand out. In a
-//! user namespace, which has the ids of some user, what there is is divided.
+//! As root of the machine: 65536 ids for each. systemd's list of ranges (uids-gids, systemd.io) leaves 0x7000_0000–0x7fff_ffff
+//! to local use, above everything that user databases, subordinate ids and container managers hand out. In a user namespace,
+//! which has the ids of some user, what there is is divided.
+//!
+//! Fabers that share a tree of control groups share the ranges out by it. Those that share nothing (containers, each with
+//! groups of its own) begin their search at a range drawn by lot, of 4096.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::image::User;
@@ -53,7 +56,7 @@ pub enum IdError {
 }
 
 impl UidRange {
-    /// Claims the first free range of the machine by a lock on its byte in `file`. The lock belongs to the open file
+    /// Claims a free range of the machine by a lock on its byte in `file`. The lock belongs to the open file
     /// (F_OFD_SETLK, fcntl(2)), so the kernel gives it back whatever becomes of the process.
     pub fn claim(file: &Path) -> Result<Self, IdError> {
         let open = |source| IdError::Open { path: file.to_owned(), source };
@@ -62,8 +65,11 @@ impl UidRange {
         }
         let lock =
             File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(file).map_err(open)?;
+        // A control group's file is everybody's to read, which is enough for a lock of one's own.
+        fs::set_permissions(file, fs::Permissions::from_mode(0o600)).map_err(open)?;
         let space = Space::here()?;
-        for range in 0..space.ranges {
+        let first = draw().map_err(open)? % space.ranges;
+        for range in (first..space.ranges).chain(0..first) {
             if try_lock(&lock, range).map_err(|source| IdError::Lock { path: file.to_owned(), source })? {
                 return Ok(Self { base: space.first + range * space.size, size: space.size, _lock: lock });
             }
@@ -125,6 +131,13 @@ fn largest(map: &str) -> (u32, u32) {
     ranges.max_by_key(|(first, end)| end.saturating_sub(*first)).unwrap_or((1, 1))
 }
 
+/// A number of the kernel's randomness (random(4)).
+fn draw() -> io::Result<u32> {
+    let mut bytes = [0; 4];
+    io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut bytes)?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
 fn try_lock(file: &File, byte: u32) -> io::Result<bool> {
     let lock = nix::libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -148,10 +161,24 @@ mod tests {
     fn two_claims_never_share_a_range_and_a_dropped_one_is_free_again() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("uid-ranges");
-        let (first, second) = (UidRange::claim(&file).unwrap(), UidRange::claim(&file).unwrap());
-        assert_eq!((first.base(), second.base()), (MACHINE.first, MACHINE.first + FULL));
-        drop(first);
-        assert_eq!(UidRange::claim(&file).unwrap().base(), MACHINE.first);
+        let mut claims: Vec<UidRange> = (0..100).map(|_| UidRange::claim(&file).unwrap()).collect();
+        let mut bases: Vec<u32> = claims.iter().map(UidRange::base).collect();
+        bases.sort_unstable();
+        bases.dedup();
+        assert_eq!(bases.len(), 100);
+        let end = MACHINE.first + (MACHINE.ranges - 1) * FULL;
+        assert!(
+            bases.iter().all(|base| base.is_multiple_of(FULL) && (MACHINE.first..=end).contains(base)),
+            "{bases:?}"
+        );
+        // All others are somebody's: what was given back is found, wherever the search begins.
+        let others = File::options().read(true).write(true).open(&file).unwrap();
+        for range in 0..MACHINE.ranges {
+            try_lock(&others, range).unwrap();
+        }
+        assert!(matches!(UidRange::claim(&file), Err(IdError::Exhausted(_))));
+        let freed = claims.pop().unwrap().base();
+        assert_eq!(UidRange::claim(&file).unwrap().base(), freed);
     }
 
     #[test]

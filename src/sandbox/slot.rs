@@ -100,12 +100,13 @@ impl Slot {
         kernel::ready_for_forks();
         // libcontainer clears no supplementary groups, so there must be none to inherit.
         nix::unistd::setgroups(&[]).map_err(SlotError::Groups)?;
-        let ids = UidRange::claim(&run_dir.join("uid-ranges"))?;
+        let tree = Tree::detect(resources.groups)?;
+        let ids = UidRange::claim(&tree.claims_of_ids(&run_dir.join("uid-ranges")))?;
         let namespaces = Namespaces::create(&ids)?;
         rootfs::enter_private_mounts()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
-        let (tree, cover) = Tree::detect(resources.groups)?.keep_to_ourselves(&dir.join("cgroup"))?;
+        let (tree, cover) = tree.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
             name: name.to_owned(),

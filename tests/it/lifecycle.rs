@@ -196,6 +196,45 @@ fn a_start_leaves_other_instances_alone() {
     assert_eq!(server.shell("echo one"), "one");
 }
 
+/// In a mount namespace with a /run of its own, as in a container that was given the machine's control groups.
+const ELSEWHERE: &str = r#"exec unshare --mount bash -c 'mount -t tmpfs none /run && exec "$@"' bash "$@""#;
+
+#[test]
+fn fabers_that_share_control_groups_and_nothing_else_leave_each_other_alone() {
+    let mut first = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let client = ask(&first, json!([sleep("8.1"), sleep("8.1")]));
+    eventually("the tasks run", || running(&["sleep", "8.1"]).len() == 2);
+    let second = Server::start_after(ELSEWHERE, &["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let other = ask(&second, json!([sleep("8.2"), sleep("8.2")]));
+    eventually("the other's run", || running(&["sleep", "8.2"]).len() == 2);
+    let user = |pid: i32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().to_owned()
+    };
+    let tasks = [running(&["sleep", "8.1"]), running(&["sleep", "8.2"])].concat();
+    let mut users: Vec<String> = tasks.into_iter().map(user).collect();
+    users.sort();
+    users.dedup();
+    assert_eq!(users.len(), 4, "each task has a user of its own: {users:?}");
+    for client in [client, other] {
+        assert_eq!(answer(client).matches("\"Success\"").count(), 2);
+    }
+    drop(second);
+    // The dead are still found from anywhere.
+    let family = Family::of(first.pid());
+    let others = [first.processes("front"), first.processes("runner")].concat();
+    signal(first.pid(), Signal::SIGSTOP);
+    for pid in others {
+        signal(pid, Signal::SIGKILL);
+    }
+    first.kill();
+    family.assert_gone();
+    assert_ne!(groups_of(first.instance()), Vec::<PathBuf>::new());
+    drop(Server::start_after(ELSEWHERE, &["--open-mode"], &[]));
+    assert_eq!(groups_of(first.instance()), Vec::<PathBuf>::new());
+    is_swept(first.instance());
+}
+
 #[test]
 fn a_client_that_goes_away_has_its_tasks_ended() {
     let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "1")]);

@@ -192,6 +192,50 @@ impl Tree {
         }
     }
 
+    /// Makes the group of an instance, and holds the proof that it lives: a lock (flock(2)) on its directory, which the kernel
+    /// takes back whatever becomes of the process. It lies in what others sweep, so that whoever can remove the group also sees
+    /// the proof, however far apart two Fabers are otherwise. None without groups.
+    pub fn found(&self, instance: &str) -> Result<Option<File>> {
+        const TRIES: u32 = 500;
+        let Some(dir) = self.home().map(|home| home.join(TOP).join(instance)) else { return Ok(None) };
+        let at = |source| CgroupError::Create { path: dir.clone(), source };
+        for _ in 0..TRIES {
+            match found(&dir) {
+                Ok(Some(lock)) => return Ok(Some(lock)),
+                // Somebody who has just looked took it for a dead one's.
+                Ok(None) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(at(error)),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Err(at(io::ErrorKind::ResourceBusy.into()))
+    }
+
+    /// The right to sweep an instance that has groups here; None when it lives.
+    pub fn claim_dead(&self, instance: &str) -> Option<Option<File>> {
+        let dir = self.home()?.join(TOP).join(instance);
+        match File::open(&dir) {
+            // The rest of one: its own home is what is made first and goes first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+            other => other.ok().filter(|lock| lock.try_lock().is_ok()).map(Some),
+        }
+    }
+
+    /// The file by which all Fabers on this tree share the machine's user ids out; `otherwise` where there is no tree.
+    pub fn claims_of_ids(&self, otherwise: &Path) -> PathBuf {
+        self.home().map_or_else(|| otherwise.to_owned(), |home| home.join(TOP).join("cgroup.procs"))
+    }
+
+    /// The hierarchy that has what is one for all of them.
+    fn home(&self) -> Option<&Path> {
+        match self {
+            Self::V1(hierarchies) => Some(hierarchies.memory()),
+            Self::V2(root) => Some(root.top()),
+            Self::Without => None,
+        }
+    }
+
     /// Prepares what the containers' groups need above them; `cpus` when they are to have a share of the processors.
     pub fn prepare(&self, instance: &str, cpus: Option<Cpus>) -> Result<()> {
         let below = Path::new(TOP).join(instance);
@@ -289,6 +333,20 @@ impl Tree {
             Self::Without => "none",
         }
     }
+}
+
+/// A group with its proof; None when somebody else holds or removes it.
+fn found(dir: &Path) -> io::Result<Option<File>> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    fs::create_dir_all(dir)?;
+    // Who may not read it cannot open it, and so not lock it either.
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+    let lock = File::open(dir)?;
+    if lock.try_lock().is_err() {
+        return Ok(None);
+    }
+    let is_there = fs::metadata(dir)?.ino() == lock.metadata()?.ino();
+    Ok(is_there.then_some(lock))
 }
 
 fn directories(dir: &Path) -> Vec<String> {

@@ -63,6 +63,11 @@ impl Hierarchies {
         roots.into_iter()
     }
 
+    /// The root of the memory controller's.
+    pub fn memory(&self) -> &Path {
+        &self.roots["memory"]
+    }
+
     pub fn prepare(&self, below: &Path) -> Result<()> {
         self.roots().try_for_each(|root| {
             let path = root.join(below);
