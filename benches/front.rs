@@ -16,7 +16,7 @@ use faber::frame;
 use faber::image::{Catalog, Store};
 use faber::keeper::Instance;
 use faber::runner::wire::Setup;
-use faber::scheduler::{Capacity, Scheduler};
+use faber::scheduler::{Capacity, Scheduler, Shares};
 
 const FABER: &str = env!("CARGO_BIN_EXE_faber");
 /// What was counted last, by this compiler: instructions.
@@ -88,7 +88,7 @@ fn serve(requests: u64) {
             queue_length: 10,
             queue_timeout: std::time::Duration::from_secs(60),
         };
-        let scheduler = Scheduler::new(capacity, None);
+        let scheduler = Scheduler::new(capacity, Shares::ALL, None);
         tokio::spawn(scheduler.clone().drive("s0".into(), to_runner));
         let catalog = Catalog::new(Store::new(&config.data_dir));
         let done = tokio::task::spawn_blocking(move || client.join().unwrap());

@@ -35,8 +35,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
 fn container(config: &Config) -> Vec<Need> {
     let name = "a container";
     let need = match super::run::trial(config) {
-        Ok(Trial { complaint: None, lacking }) => {
-            return vec![counters(&lacking), Need::ok(name, "ran, and was removed")];
+        Ok(Trial { complaint: None, lacking, shared }) => {
+            return vec![counters(&lacking), apart(shared), Need::ok(name, "ran, and was removed")];
         }
         Ok(Trial { complaint: Some(error), .. }) => {
             Need::missing(name, format!("did not run: {error}"), "this is a defect: please report it")
@@ -60,6 +60,14 @@ fn counters(lacking: &[Lack]) -> Need {
             format!("nothing to do: {}", list(|lack| lack.instead, "; ")),
         ),
     }
+}
+
+fn apart(shared: Option<Lack>) -> Need {
+    let name = "files of images";
+    shared.map_or_else(
+        || Need::ok(name, "locks and watches of a task are its own"),
+        |Lack { what, instead }| Need::warning(name, format!("no {what}"), format!("nothing to do: {instead}")),
+    )
 }
 
 fn is_missing(needs: &[Need]) -> bool {

@@ -271,16 +271,19 @@ pub struct Trial {
     pub complaint: Option<String>,
     /// What its container did without.
     pub lacking: Vec<Lack>,
+    /// What it shares with others.
+    pub shared: Option<Lack>,
 }
 
 /// Tries a task of no content.
 pub fn trial(config: &Config) -> anyhow::Result<Trial> {
     let mut here = Here::claim(config)?;
     let lacking = here.slot.create(&Image::host().id())?.lacking();
+    let shared = here.slot.lacking();
     let result = TaskResult::from(here.run(TaskRequest { command: Some("true".into()), ..TaskRequest::default() })?);
     let complaint =
         (result.exit_code != Some(0)).then(|| result.error.unwrap_or_else(|| format!("{:?}", result.status)));
-    Ok(Trial { complaint, lacking })
+    Ok(Trial { complaint, lacking, shared })
 }
 
 /// This process as the runner of one slot.

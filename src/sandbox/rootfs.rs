@@ -4,12 +4,14 @@
 //! A small tmpfs holds the mount points, Faber's own /etc and links; the image's directories are ID-mapped read-only
 //! binds in it, so root's files are root's inside although the container's root is nobody on the machine.
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
     open_tree,
@@ -52,19 +54,131 @@ pub fn mount_scratch(dir: &Path) -> Result<()> {
 }
 
 /// Puts the machine's own files together in the empty directory `root`; `path` is where commands are looked up.
-pub fn from_machine(
-    root: &Path,
-    machine: &Machine,
-    path: &str,
-    ids: &UidRange,
-    user_namespace: BorrowedFd<'_>,
-) -> Result<()> {
-    Builder { root, ids, user_namespace }.build(machine, path)
+pub fn from_machine(root: &Path, machine: &Machine, path: &str, ids: &UidRange, shown: Shown<'_>) -> Result<Apart> {
+    let mut builder = Builder { root, ids, shown, apart: Apart::Yes };
+    builder.build(machine, path)?;
+    Ok(builder.apart)
 }
 
 /// Shows the files below `tree`, which has every mount point, in the directory `root`.
-pub fn from_tree(root: &Path, tree: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    bind(tree, root, user_namespace)
+pub fn from_tree(root: &Path, tree: &Path, shown: Shown<'_>) -> Result<Apart> {
+    shown.at(root, tree)
+}
+
+/// Whether what is shown has inodes of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Apart {
+    Yes,
+    /// A lock on a file, or a watch of it, is everybody's who has the file.
+    No,
+}
+
+impl Apart {
+    pub fn and(self, other: Self) -> Self {
+        if self == Self::Yes { other } else { Self::No }
+    }
+}
+
+/// How directories are shown in a root file system.
+#[derive(Clone, Copy)]
+pub struct Shown<'a> {
+    pub user_namespace: BorrowedFd<'a>,
+    /// A directory of the slot's own for what mounting takes.
+    pub scratch: &'a Path,
+}
+
+impl Shown<'_> {
+    /// Shows `source` at `target`, read-only, without setuid and devices, ID-mapped where the file system can be; through an
+    /// overlay of one layer (filesystems/overlayfs.rst), if that can be: locks, leases and watches are on inodes, and those of
+    /// an overlay are this slot's alone, while the pages of the files stay everybody's.
+    fn at(&self, target: &Path, source: &Path) -> Result<Apart> {
+        let tree = self.clone(source)?;
+        const BELOW: &str = "below";
+        const EMPTY: &str = "empty";
+        let below = self.scratch.join(BELOW);
+        for dir in [&below, &self.scratch.join(EMPTY)] {
+            fs::create_dir_all(dir).map_err(at("create", dir))?;
+        }
+        let put = |place: &Path| {
+            move_mount(tree.as_fd(), "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(at("mount on", place))
+        };
+        put(&below)?;
+        // What is mounted below it would not be seen through an overlay.
+        let laid = !has_mounts_below(&below)? && overlay(self.scratch, BELOW, EMPTY, target).is_ok();
+        if !laid {
+            // To where it is to be, with all below it.
+            rustix::mount::mount_move(&below, target).map_err(at("mount on", target))?;
+            return Ok(Apart::No);
+        }
+        // The overlay keeps what it needs.
+        rustix::mount::unmount(&below, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &below))?;
+        Ok(Apart::Yes)
+    }
+
+    fn clone(&self, source: &Path) -> Result<std::os::fd::OwnedFd> {
+        const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+        let clone = || {
+            let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+            open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
+        };
+        let tree = clone()?;
+        if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(self.user_namespace)).is_ok() {
+            return Ok(tree);
+        }
+        // Without the mapping root's files show as nobody's; what may be read stays the same.
+        let tree = clone()?;
+        kernel::mount_setattr(tree.as_fd(), READ_ONLY, None).map_err(at("make read-only", source))?;
+        Ok(tree)
+    }
+}
+
+/// By names without directories, in which tasks would read where the slot is; for a process of one thread.
+fn overlay(scratch: &Path, below: &str, empty: &str, target: &Path) -> io::Result<()> {
+    let here = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::process::chdir(scratch)?;
+    // Nothing that a file of the image says of itself leads anywhere else.
+    let options = CString::new(format!("lowerdir={below}:{empty},redirect_dir=nofollow,metacopy=off"))?;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let mounted = mount("faber", target, "overlay", flags, options.as_c_str());
+    rustix::process::fchdir(here)?;
+    Ok(mounted?)
+}
+
+/// Whether something is mounted below this mount point (proc_pid_mountinfo(5)).
+fn has_mounts_below(point: &Path) -> Result<bool> {
+    let mounts = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(mounts).map_err(at("read", mounts))?;
+    let below = format!("{}/", point.display());
+    Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).any(|mounted| mounted.starts_with(&below)))
+}
+
+/// Puts devices of this process' own in the place of the machine's, where it may make some (mknod(2)), in its own mount
+/// namespace: libcontainer shows these to containers. `scratch` is a directory of the slot's own.
+pub fn own_devices(scratch: &Path) -> Result<Apart> {
+    const DEVICES: [(&str, u32, u32); 6] =
+        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+    let dir = scratch.join("devices");
+    fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("faber", &dir, "tmpfs", flags, Some(c"mode=755,size=4k")).map_err(at("mount a tmpfs on", &dir))?;
+    let made = DEVICES.iter().try_for_each(|&(name, major, minor)| {
+        use rustix::fs::{CWD, FileType, Mode, chmodat, makedev, mknodat};
+        let path = dir.join(name);
+        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
+        chmodat(CWD, &path, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
+        // One that a container's rules forbid can be made and not opened.
+        let is_open = fs::File::open(&path);
+        if name == "tty" { Ok(()) } else { is_open.map(drop) }
+    });
+    if made.is_ok() {
+        for (name, ..) in DEVICES {
+            let place = Path::new("/dev").join(name);
+            rustix::mount::mount_bind(dir.join(name), &place).map_err(at("mount on", &place))?;
+        }
+    }
+    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &dir))?;
+    Ok(if made.is_ok() { Apart::Yes } else { Apart::No })
 }
 
 /// Shows the directory `source` at `place`, to be written to.
@@ -77,11 +191,12 @@ pub fn show(source: &Path, place: &Path) -> Result<()> {
 struct Builder<'a> {
     root: &'a Path,
     ids: &'a UidRange,
-    user_namespace: BorrowedFd<'a>,
+    shown: Shown<'a>,
+    apart: Apart,
 }
 
 impl Builder<'_> {
-    fn build(&self, machine: &Machine, path: &str) -> Result<()> {
+    fn build(&mut self, machine: &Machine, path: &str) -> Result<()> {
         mount("faber", self.root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=1m"))
             .map_err(at("mount a tmpfs on", self.root))?;
         self.own(self.root)?;
@@ -102,6 +217,11 @@ impl Builder<'_> {
         }
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
         mount_remount(self.root, flags, "mode=755,size=1m").map_err(at("make read-only", self.root))
+    }
+
+    fn show(&mut self, source: &Path, target: &Path) -> Result<()> {
+        self.apart = self.apart.and(self.shown.at(target, source)?);
+        Ok(())
     }
 
     fn own(&self, path: &Path) -> Result<()> {
@@ -134,7 +254,7 @@ impl Builder<'_> {
     }
 
     /// One of the machine's top directories as it is there: a link stays a link, what is missing stays missing.
-    fn bind_or_link(&self, source: &Path) -> Result<()> {
+    fn bind_or_link(&mut self, source: &Path) -> Result<()> {
         let below = source.strip_prefix("/").unwrap_or(source);
         match fs::symlink_metadata(source) {
             Err(_) => Ok(()),
@@ -146,20 +266,20 @@ impl Builder<'_> {
             }
             Ok(_) => {
                 let target = self.directory(below)?;
-                bind(source, &target, self.user_namespace)
+                self.show(source, &target)
             }
         }
     }
 
     /// An entry of the machine's /etc: files are copied (they are small and may be replaced while we run), directories
     /// bound. Only what everybody may read: this runs as root, the task does not.
-    fn etc(&self, source: &Path) -> Result<()> {
+    fn etc(&mut self, source: &Path) -> Result<()> {
         const LARGEST: u64 = 256 << 10;
         let below = source.strip_prefix("/").unwrap_or(source);
         let Ok(meta) = fs::metadata(source) else { return Ok(()) };
         if meta.is_dir() {
             let target = self.directory(below)?;
-            return bind(source, &target, self.user_namespace);
+            return self.show(source, &target);
         }
         if !meta.is_file() || meta.mode() & 0o004 == 0 || meta.len() > LARGEST {
             return Ok(());
@@ -186,21 +306,4 @@ impl Builder<'_> {
         symlink(stand_in, &link).map_err(at("link", &link))?;
         self.own(&link)
     }
-}
-
-/// A read-only bind without setuid and devices, ID-mapped where the file system can be.
-fn bind(source: &Path, target: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
-    let clone = || {
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
-    };
-    let mut tree = clone()?;
-    if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(user_namespace)).is_err() {
-        // Without the mapping root's files show as nobody's; what may be read stays the same.
-        tree = clone()?;
-        kernel::mount_setattr(tree.as_fd(), READ_ONLY, None).map_err(at("make read-only", source))?;
-    }
-    move_mount(tree.as_fd(), "", rustix::fs::CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .map_err(at("mount on", target))
 }

@@ -8,13 +8,13 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use super::cgroup::{CgroupError, Cover, GroupLimits, Tree};
+use super::cgroup::{CgroupError, Cover, GroupLimits, Lack, Tree};
 use super::container::{ContainerError, Created};
 use super::ids::{IdError, UidRange};
 use super::init::{Masks, Purpose};
 use super::kernel;
 use super::namespaces::{NamespaceError, Namespaces};
-use super::rootfs::{self, RootfsError};
+use super::rootfs::{self, Apart, RootfsError, Shown};
 use super::seccomp::Filter;
 use super::spec;
 use crate::artifact::Spool;
@@ -57,6 +57,7 @@ pub struct Slot {
     pub(super) ids: UidRange,
     pub(super) dir: PathBuf,
     store: Store,
+    devices: Apart,
     /// The images whose root file systems are in place.
     bundles: BTreeMap<ImageName, Bundle>,
     /// Containers made so far: their names never repeat.
@@ -68,6 +69,11 @@ pub struct Slot {
     /// Where what tasks leave goes.
     pub(super) spool: Rc<Spool>,
 }
+
+const INODES: Lack = Lack {
+    what: "overlay over ID-mapped files (Linux 5.19), or devices of one's own",
+    instead: "a lock on a file of an image, or a watch of it, reaches other tasks of that image",
+};
 
 /// Where a slot is.
 #[derive(Debug, Clone, Copy)]
@@ -84,6 +90,7 @@ pub struct SlotPlace<'a> {
 struct Bundle {
     image: Rc<Image>,
     dir: PathBuf,
+    apart: Apart,
     /// The tree stays in the store as long as it is mounted here.
     _tree: Option<InUse>,
 }
@@ -106,6 +113,7 @@ impl Slot {
         rootfs::enter_private_mounts()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
+        let devices = rootfs::own_devices(&dir.join("scratch"))?;
         let (tree, cover) = tree.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
@@ -119,6 +127,7 @@ impl Slot {
             ids,
             dir: dir.to_owned(),
             store,
+            devices,
             bundles: BTreeMap::new(),
             made: 0,
             limits: None,
@@ -159,6 +168,17 @@ impl Slot {
         Ok((outside(uid)?, outside(gid)?))
     }
 
+    /// What tasks share here, of the images and devices in place, that this kernel or this place cannot keep apart.
+    pub fn lacking(&self) -> Option<Lack> {
+        let all = self.bundles.values().map(|bundle| bundle.apart).fold(self.devices, Apart::and);
+        (all == Apart::No).then_some(INODES)
+    }
+
+    /// For what mounting takes.
+    fn scratch(&self) -> PathBuf {
+        self.dir.join("scratch")
+    }
+
     /// Where libcontainer keeps its containers' state.
     pub(super) fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
@@ -183,14 +203,16 @@ impl Slot {
         let dir = self.dir.join(format!("{}-{}", id.name, &id.digest.hex()[..12]));
         let root = dir.join(spec::ROOTFS);
         create_dir(&root)?;
+        let scratch = self.scratch();
+        let shown = Shown { user_namespace: self.namespaces.user(), scratch: &scratch };
         let host = Image::host();
         if let (true, Root::Machine(machine)) = (host.digest == id.digest, &host.root) {
-            rootfs::from_machine(&root, machine, &host.path, &self.ids, self.namespaces.user())?;
-            return Ok(Bundle { image: Rc::new(host), dir, _tree: None });
+            let apart = rootfs::from_machine(&root, machine, &host.path, &self.ids, shown)?;
+            return Ok(Bundle { image: Rc::new(host), dir, apart, _tree: None });
         }
         let held = self.store.hold(&id.digest).map_err(|source| SlotError::Image { name: id.name.clone(), source })?;
-        rootfs::from_tree(&root, &held.rootfs, self.namespaces.user())?;
-        Ok(Bundle { image: Rc::new(held.image.clone()), dir, _tree: Some(held) })
+        let apart = rootfs::from_tree(&root, &held.rootfs, shown)?;
+        Ok(Bundle { image: Rc::new(held.image.clone()), dir, apart, _tree: Some(held) })
     }
 }
 

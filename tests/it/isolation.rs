@@ -311,6 +311,51 @@ fn devices_are_the_harmless_ones() {
 }
 
 #[test]
+fn locks_and_watches_of_files_reach_nobody_else() {
+    let server = Server::start_open();
+    let program = r#"
+import ctypes, fcntl, os, struct, time
+libc = ctypes.CDLL(None)
+queue = libc.inotify_init1(os.O_NONBLOCK)
+for path in (b"/usr/bin/env", b"/dev/null", b"/usr/bin"): assert libc.inotify_add_watch(queue, path, 0xfff) >= 0
+time.sleep(1)
+try: print("seen", len(os.read(queue, 4096)))
+except BlockingIOError: print("nothing seen")
+for path in ("/usr/bin/env", "/dev/null", "/usr/bin", "/dev/zero"):
+    file = os.open(path, os.O_RDONLY)
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print("locked")
+    except OSError: print("busy", path)
+# Until the other has tried.
+print(time.clock_gettime(time.CLOCK_MONOTONIC)); time.sleep(1); print(time.clock_gettime(time.CLOCK_MONOTONIC))
+"#;
+    // Beside each other, and beside somebody on the machine who does the same.
+    let paths = ["/usr/bin/env", "/dev/null", "/usr/bin", "/dev/zero"];
+    let held: Vec<fs::File> = paths.iter().map(|path| fs::File::open(path).unwrap()).collect();
+    held.iter().for_each(|file| file.lock().unwrap());
+    let opening = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let neighbour = std::thread::spawn({
+        let opening = opening.clone();
+        move || {
+            while opening.load(std::sync::atomic::Ordering::Relaxed) {
+                paths.iter().for_each(|path| drop(fs::File::open(path).unwrap()));
+            }
+        }
+    });
+    let task = json!({ "command": "python3", "args": ["-c", program] });
+    let body = server.execute(json!([task, task])).json();
+    opening.store(false, std::sync::atomic::Ordering::Relaxed);
+    neighbour.join().unwrap();
+    let times = [0, 1].map(|at| {
+        let text = body["results"][at]["stdout"].as_str().unwrap_or_else(|| panic!("{body}"));
+        let rest =
+            text.strip_prefix("nothing seen\nlocked\nlocked\nlocked\nlocked\n").unwrap_or_else(|| panic!("{body}"));
+        let (begin, end) = rest.trim().split_once('\n').unwrap();
+        (begin.parse::<f64>().unwrap(), end.parse::<f64>().unwrap())
+    });
+    assert!(times[0].0 < times[1].1 && times[1].0 < times[0].1, "not at the same time: {body}");
+}
+
+#[test]
 fn nothing_stays_from_one_task_to_the_next() {
     let server = Server::start(
         &["--open-mode"],
