@@ -105,7 +105,8 @@ impl Shown<'_> {
         };
         put(&below)?;
         // What is mounted below it would not be seen through an overlay.
-        let laid = !has_mounts_below(&below)? && overlay(self.scratch, BELOW, EMPTY, target).is_ok();
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+        let laid = !has_mounts_below(&below)? && overlay(self.scratch, BELOW, EMPTY, target, flags).is_ok();
         if !laid {
             // To where it is to be, with all below it.
             rustix::mount::mount_move(&below, target).map_err(at("mount on", target))?;
@@ -134,12 +135,11 @@ impl Shown<'_> {
 }
 
 /// By names without directories, in which tasks would read where the slot is; for a process of one thread.
-fn overlay(scratch: &Path, below: &str, empty: &str, target: &Path) -> io::Result<()> {
+fn overlay(scratch: &Path, below: &str, empty: &str, target: &Path, flags: MountFlags) -> io::Result<()> {
     let here = rustix::fs::open(".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     rustix::process::chdir(scratch)?;
     // Nothing that a file of the image says of itself leads anywhere else.
     let options = CString::new(format!("lowerdir={below}:{empty},redirect_dir=nofollow,metacopy=off"))?;
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     let mounted = mount("faber", target, "overlay", flags, options.as_c_str());
     rustix::process::fchdir(here)?;
     Ok(mounted?)
@@ -153,32 +153,32 @@ fn has_mounts_below(point: &Path) -> Result<bool> {
     Ok(text.lines().filter_map(|line| line.split(' ').nth(4)).any(|mounted| mounted.starts_with(&below)))
 }
 
-/// Puts devices of this process' own in the place of the machine's, where it may make some (mknod(2)), in its own mount
-/// namespace: libcontainer shows these to containers. `scratch` is a directory of the slot's own.
-pub fn own_devices(scratch: &Path) -> Result<Apart> {
-    const DEVICES: [(&str, u32, u32); 6] =
-        [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-    let dir = scratch.join("devices");
-    fs::create_dir_all(&dir).map_err(at("create", &dir))?;
-    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount("faber", &dir, "tmpfs", flags, Some(c"mode=755,size=4k")).map_err(at("mount a tmpfs on", &dir))?;
-    let made = DEVICES.iter().try_for_each(|&(name, major, minor)| {
-        use rustix::fs::{CWD, FileType, Mode, chmodat, makedev, mknodat};
-        let path = dir.join(name);
-        mknodat(CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), makedev(major, minor))?;
-        chmodat(CWD, &path, Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())?;
-        // One that a container's rules forbid can be made and not opened.
-        let is_open = fs::File::open(&path);
-        if name == "tty" { Ok(()) } else { is_open.map(drop) }
-    });
-    if made.is_ok() {
-        for (name, ..) in DEVICES {
-            let place = Path::new("/dev").join(name);
-            rustix::mount::mount_bind(dir.join(name), &place).map_err(at("mount on", &place))?;
+/// Shows the machine's devices in their own places through an overlay, in this process' own mount namespace: libcontainer
+/// passes them on to containers. `scratch` is a directory of the slot's own.
+pub fn keep_devices_apart(scratch: &Path) -> Result<Apart> {
+    const BELOW: &str = "devices";
+    const EMPTY: &str = "empty";
+    const DEV: &str = "/dev";
+    let (devices, laid) = (scratch.join(BELOW), scratch.join("own-devices"));
+    for dir in [&devices, &laid, &scratch.join(EMPTY)] {
+        fs::create_dir_all(dir).map_err(at("create", dir))?;
+    }
+    rustix::mount::mount_bind(DEV, &devices).map_err(at("mount on", &devices))?;
+    let is_laid = overlay(scratch, BELOW, EMPTY, &laid, MountFlags::NOSUID | MountFlags::NOEXEC).is_ok();
+    rustix::mount::unmount(&devices, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &devices))?;
+    if !is_laid {
+        return Ok(Apart::No);
+    }
+    // In a user namespace no device of a new file system can be opened (user_namespaces(7)).
+    let is_open = fs::File::options().read(true).write(true).open(laid.join("null")).is_ok();
+    if is_open {
+        for name in ["null", "zero", "full", "random", "urandom", "tty"] {
+            let place = Path::new(DEV).join(name);
+            rustix::mount::mount_bind(laid.join(name), &place).map_err(at("mount on", &place))?;
         }
     }
-    rustix::mount::unmount(&dir, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &dir))?;
-    Ok(if made.is_ok() { Apart::Yes } else { Apart::No })
+    rustix::mount::unmount(&laid, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &laid))?;
+    Ok(if is_open { Apart::Yes } else { Apart::No })
 }
 
 /// Shows the directory `source` at `place`, to be written to.

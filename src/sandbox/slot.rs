@@ -71,7 +71,7 @@ pub struct Slot {
 }
 
 const INODES: Lack = Lack {
-    what: "overlay over ID-mapped files (Linux 5.19), or devices of one's own",
+    what: "overlay over ID-mapped files (Linux 5.19), or over devices",
     instead: "a lock on a file of an image, or a watch of it, reaches other tasks of that image",
 };
 
@@ -113,7 +113,7 @@ impl Slot {
         rootfs::enter_private_mounts()?;
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
-        let devices = rootfs::own_devices(&dir.join("scratch"))?;
+        let devices = rootfs::keep_devices_apart(&dir.join("scratch"))?;
         let (tree, cover) = tree.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
