@@ -7,23 +7,12 @@ use serde::Serialize;
 
 use crate::chain::chain;
 use crate::sandbox::cgroup::{CgroupError, Tree};
+use crate::sandbox::confine::{self, Confined, USED, Used};
 use crate::sandbox::{probe_namespaces, probe_procfs, rootless};
 use crate::task::Groups;
 
 /// ID-mapped mounts (mount_setattr(2)); openat2, pidfds and close_range are older.
 const KERNEL: (u32, u32) = (5, 12);
-
-/// What the keeper and the runners do, by capability (capabilities(7)): its name, its number, what for.
-const CAPABILITIES: [(&str, u32, &str); 8] = [
-    ("CAP_SYS_ADMIN", 21, "namespaces and mounts"),
-    ("CAP_CHOWN", 0, "files of tasks"),
-    ("CAP_SETUID", 7, "user namespaces, and the front's own user"),
-    ("CAP_SETGID", 6, "user namespaces, and the front's own group"),
-    ("CAP_SETPCAP", 8, "taking capabilities from tasks"),
-    ("CAP_SYS_PTRACE", 19, "reading what a task used"),
-    ("CAP_DAC_OVERRIDE", 1, "cgroups and mount points"),
-    ("CAP_KILL", 5, "ending tasks"),
-];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,7 +64,7 @@ pub fn check(groups: Groups) -> Vec<Need> {
     let mut needs = vec![kernel(), architecture()];
     needs.push(capabilities());
     needs.push(namespaces());
-    needs.extend([procfs(), cgroups(groups), seccomp(), overlay(), run_dir()]);
+    needs.extend([procfs(), cgroups(groups), seccomp(), landlock(), overlay(), run_dir()]);
     let host = "tasks in the host image see what /usr has";
     needs.extend([program("python3", host), program("bash", host)]);
     let build = "`faber image build` needs it";
@@ -144,8 +133,8 @@ fn effective(status: &str) -> Option<u64> {
 }
 
 fn lacking(mask: u64) -> Vec<String> {
-    let absent = CAPABILITIES.iter().filter(|(_, number, _)| mask & (1 << number) == 0);
-    absent.map(|(name, _, purpose)| format!("{name} ({purpose})")).collect()
+    let absent = USED.iter().filter(|used| mask & used.capability.bits() == 0);
+    absent.map(|Used { name, what_for, .. }| format!("{name} ({what_for})")).collect()
 }
 
 fn namespaces() -> Need {
@@ -237,6 +226,17 @@ fn seccomp() -> Need {
         return Need::ok("seccomp", "filters can be loaded");
     }
     Need::missing("seccomp", "the kernel has no filters", "use a kernel with CONFIG_SECCOMP_FILTER")
+}
+
+fn landlock() -> Need {
+    const FIX: &str = "nothing to do: the HTTP process is nobody, in a filter of system calls, all the same";
+    match confine::probe() {
+        Ok(Confined::Fully) => Need::ok("landlock", "the HTTP process can open what it is given, and nothing else"),
+        Ok(Confined::Partly) => Need::warning("landlock", "this kernel has a part of it", FIX),
+        Ok(Confined::WithoutLandlock) | Err(_) => {
+            Need::warning("landlock", "not in this kernel (5.13), or not in use", FIX)
+        }
+    }
 }
 
 fn overlay() -> Need {

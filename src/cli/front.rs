@@ -1,8 +1,8 @@
 //! `faber front`: the HTTP process, without privileges. It ends when the keeper says so, or is gone.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,7 @@ use crate::config::{Config, Pressure};
 use crate::execution::Engine;
 use crate::image::{Catalog, Store};
 use crate::keeper::wire::{self, Message};
+use crate::sandbox::confine::{self, Confined, Reach};
 use crate::scheduler::{Capacity, Scheduler, Shares, Stall};
 
 /// What remains to be sent when every task has been ended.
@@ -39,7 +40,11 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let mut fds = fds.into_iter();
     let (Some(listener), Some(spool)) = (fds.next(), fds.next()) else { anyhow::bail!("descriptors are missing") };
     let held = Held { listener: listener.into(), spool: spool.into(), blobs: fds.next() };
+    let confined = confine(&config, memory_pressure.as_deref(), &held).context("confine this process")?;
     log::start(&config.log);
+    if confined != Confined::Fully {
+        tracing::debug!(?confined, "this kernel enforces less of Landlock than there is");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(keeper, config, memory_pressure, held))?;
     runtime.shutdown_background();
@@ -57,6 +62,15 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
     let descriptors = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: descriptors.maximum, ..descriptors })?;
     Ok(())
+}
+
+/// Lets go of all files but the names of the images, the memory pressure, and what was handed over.
+fn confine(config: &Config, memory_pressure: Option<&Path>, held: &Held) -> Result<Confined, confine::ConfineError> {
+    let names = Store::new(&config.data_dir).names();
+    let readable: Vec<PathBuf> = memory_pressure.map(Path::to_owned).into_iter().chain([names]).collect();
+    let writable: Vec<BorrowedFd<'_>> =
+        [held.spool.as_fd()].into_iter().chain(held.blobs.as_ref().map(AsFd::as_fd)).collect();
+    confine::confine(&Reach { readable: &readable, writable: &writable })
 }
 
 async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathBuf>, held: Held) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use crate::execution::Engine;
 use crate::frame;
 use crate::keeper::{Child, Instance};
 use crate::runner::wire::Setup;
+use crate::sandbox::confine::keep_what_is_used;
 use crate::scheduler::{Capacity, Scheduler, Shares};
 
 /// How long runners may take to end when their sockets are closed.
@@ -33,6 +34,7 @@ impl Pool {
     pub fn start(config: &Config) -> anyhow::Result<(Self, Engine, Sockets)> {
         let instance = Instance::found(config.resources())?;
         let spool = Spool::create(config.spool())?;
+        keep_what_is_used()?;
         let mut pool = Self { instance, runners: Vec::new() };
         let mut sockets = Vec::new();
         for number in 0..config.slots() {

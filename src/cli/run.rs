@@ -17,6 +17,7 @@ use crate::image::{Catalog, Image, Store};
 use crate::keeper::{Instance, take_stop_signals};
 use crate::needs;
 use crate::sandbox::cgroup::Lack;
+use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{Inlet, Links, Ran, Slot, SlotPlace};
 use crate::task::{
     Compilation, Content, FileRequest, Groups, Job, Limit, MergeOutput, Outcome, OutputGlob, Report, ResourceLimits,
@@ -185,7 +186,9 @@ fn execute(args: RunArgs) -> anyhow::Result<Done> {
         eprintln!("faber: {WEAKER}");
     }
     let stdin = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?;
-    Here::claim(&config)?.run_all(request, Some(stdin))
+    let mut here = Here::claim(&config)?;
+    keep_what_containers_take().context("give up capabilities")?;
+    here.run_all(request, Some(stdin))
 }
 
 /// Files that are to be written when the task has ended.

@@ -4,14 +4,16 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::log;
-use crate::config::{Config, Flag, Loaded, Pressure};
+use crate::config::{Concurrency, Config, Flag, Loaded, Pressure};
 use crate::image::{Catalog, Store, StoreError};
 use crate::keeper::{self, Instance, Plan, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
+use crate::sandbox::confine::keep_what_is_used;
 use crate::sandbox::starter;
 use crate::task::{Groups, ImageName};
 
@@ -76,10 +78,14 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     if config.resources().groups == Groups::Unused {
         tracing::warn!("{}", super::run::WEAKER);
     }
+    // The front cannot look at what the machine has.
+    config.execution.concurrency = Concurrency::of(config.concurrency());
     let (open_mode, memory_pressure) = (config.auth.open_mode, config.execution.memory_pressure);
     let shares_processors = config.shares_processors();
     let plan = plan(config)?;
     let instance = Instance::found(plan.runner.resources)?;
+    // Ports below 1024 are bound by now, and nothing is left that takes more.
+    keep_what_is_used().context("give up capabilities")?;
     anyhow::ensure!(
         memory_pressure == Pressure::Off || instance.memory_pressure().is_some(),
         "execution.memory_pressure takes cgroup v2 and a kernel that tells of stalls (CONFIG_PSI, psi=1)"

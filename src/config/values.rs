@@ -31,6 +31,12 @@ pub enum Concurrency {
     Tasks(u16),
 }
 
+impl Concurrency {
+    pub fn of(tasks: usize) -> Self {
+        Self::Tasks(u16::try_from(tasks).unwrap_or(u16::MAX).clamp(1, 1024))
+    }
+}
+
 /// How many tasks of one client run at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Places {

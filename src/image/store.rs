@@ -77,7 +77,7 @@ impl Store {
     }
 
     /// The directory that changes whenever an image does.
-    pub(super) fn names(&self) -> PathBuf {
+    pub fn names(&self) -> PathBuf {
         self.dir.join("images")
     }
 

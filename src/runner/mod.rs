@@ -23,6 +23,7 @@ use crate::artifact::{Artifact, Data, Packed, Packing, Spool};
 use crate::chain::chain;
 use crate::frame;
 use crate::image::{Catalog, Store, StoreError};
+use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
 use crate::task::{ImageId, Limits, Report, Taken, Task};
 use wire::{Notice, Order, Pipes, Setup};
@@ -87,6 +88,7 @@ impl Runner {
         // As it is now: it may have been built anew since the keeper started.
         let image = Catalog::new(store.clone()).image(default_image)?.id();
         let slot = Slot::claim(SlotPlace { run_dir, dir, instance, name: slot }, store, foreign, *resources, spool)?;
+        keep_what_containers_take().map_err(at("give up capabilities"))?;
         Ok(Self { slot, image, max: max.clone() })
     }
 

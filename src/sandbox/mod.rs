@@ -8,6 +8,7 @@
 //! Everything here is for a single-threaded process: libcontainer forks without exec and changes the working directory.
 
 pub mod cgroup;
+pub mod confine;
 mod container;
 mod ids;
 mod init;

@@ -156,6 +156,42 @@ fn the_init_keeps_no_more_than_it_needs() {
 }
 
 #[test]
+fn fabers_own_processes_keep_no_more_than_they_need() {
+    let server = Server::start_open();
+    assert_eq!(server.shell("echo up"), "up");
+    let sets = |pid: i32| ["CapPrm", "CapEff", "CapBnd"].map(|set| status_field(pid, set).unwrap());
+    let bits = |numbers: &[u32]| format!("{:016x}", numbers.iter().map(|number| 1u64 << number).sum::<u64>());
+    // By their numbers in linux/capability.h: CHOWN, DAC_OVERRIDE, KILL, SETGID, SETUID, SETPCAP, SYS_PTRACE, SYS_ADMIN.
+    let keeper = bits(&[0, 1, 5, 6, 7, 8, 19, 21]);
+    assert_eq!(sets(server.pid()), [keeper.clone(), keeper.clone(), keeper], "the keeper's");
+    let runner = bits(&[0, 1, 5, 19, 21]);
+    for pid in server.processes("runner") {
+        let mut seen = sets(pid);
+        eventually("the runner has its slot", || {
+            seen = sets(pid);
+            seen == [runner.clone(), runner.clone(), runner.clone()]
+        });
+    }
+    let front = server.processes("front")[0];
+    let none = bits(&[]);
+    assert_eq!([status_field(front, "CapPrm").unwrap(), status_field(front, "CapEff").unwrap()], [none.clone(), none]);
+    for pid in [vec![server.pid(), front], server.processes("runner")].concat() {
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(status_field(pid, set).unwrap(), bits(&[]), "{set}");
+        }
+    }
+    for (field, value) in [("NoNewPrivs", "1"), ("Seccomp", "2")] {
+        for thread in fs::read_dir(format!("/proc/{front}/task")).unwrap() {
+            let status = fs::read_to_string(thread.unwrap().path().join("status")).unwrap();
+            let found = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).unwrap();
+            assert_eq!(found.trim(), value, "{field}");
+        }
+    }
+    assert!(status_field(front, "Uid").unwrap().parse::<u32>().unwrap() >= 0x7000_0000);
+    assert!(fs::read_link(format!("/proc/{front}/cwd")).unwrap() == std::path::Path::new("/"));
+}
+
+#[test]
 fn only_the_workspace_tmp_and_shm_can_be_written() {
     let server = Server::start_open();
     for path in ["/", "/usr", "/etc", "/bin/", "/faber/bin", "/dev", "/proc/sys/kernel", "/proc"] {

@@ -6,6 +6,12 @@
 //! the whole machine (fs.aio-max-nr). EPERM is the answer to what takes privileges or reaches other processes, as programs
 //! know it from root's absence. Calls that only act on the machine's caches do nothing, successfully.
 
+/// Makes a list of system call numbers from their names.
+macro_rules! numbers {
+    ($($name:ident)*) => { [$(libc::$name),*] };
+}
+
+mod front;
 mod program;
 
 use std::collections::BTreeMap;
@@ -22,14 +28,14 @@ pub struct Filter(BpfProgram);
 #[error("load the seccomp filter")]
 pub struct SeccompError(#[from] seccompiler::Error);
 
-/// Makes a list of system call numbers from their names.
-macro_rules! numbers {
-    ($($name:ident)*) => { [$(libc::$name),*] };
-}
-
 impl Filter {
     pub fn compile() -> Self {
         Self(compile(&rules(), &Rule::Answer(libc::ENOSYS)))
+    }
+
+    /// The one of the HTTP process.
+    pub fn of_the_front() -> Self {
+        Self(compile(&front::rules(), &Rule::Answer(libc::EPERM)))
     }
 
     /// Loads the filter into the calling thread, for it and everything it becomes. Sets no_new_privs.
