@@ -64,7 +64,7 @@ pub fn from_machine(
 
 /// Shows the files below `tree`, which has every mount point, in the directory `root`.
 pub fn from_tree(root: &Path, tree: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
-    bind(tree, root, user_namespace)
+    bind(tree, OpenTreeFlags::AT_SYMLINK_NOFOLLOW, root, user_namespace)
 }
 
 /// Shows the directory `source` at `place`, to be written to.
@@ -146,7 +146,7 @@ impl Builder<'_> {
             }
             Ok(_) => {
                 let target = self.directory(below)?;
-                bind(source, &target, self.user_namespace)
+                bind(source, OpenTreeFlags::empty(), &target, self.user_namespace)
             }
         }
     }
@@ -159,7 +159,7 @@ impl Builder<'_> {
         let Ok(meta) = fs::metadata(source) else { return Ok(()) };
         if meta.is_dir() {
             let target = self.directory(below)?;
-            return bind(source, &target, self.user_namespace);
+            return bind(source, OpenTreeFlags::empty(), &target, self.user_namespace);
         }
         if !meta.is_file() || meta.mode() & 0o004 == 0 || meta.len() > LARGEST {
             return Ok(());
@@ -188,12 +188,13 @@ impl Builder<'_> {
     }
 }
 
-/// A read-only bind without setuid and devices, ID-mapped where the file system can be.
-fn bind(source: &Path, target: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
+/// A read-only bind without setuid and devices, ID-mapped where the file system can be; `follow` says whether `source` may be a
+/// link.
+fn bind(source: &Path, follow: OpenTreeFlags, target: &Path, user_namespace: BorrowedFd<'_>) -> Result<()> {
     const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     let clone = || {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-        open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
+        open_tree(rustix::fs::CWD, source, flags | follow).map_err(at("clone the mount of", source))
     };
     let mut tree = clone()?;
     if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(user_namespace)).is_err() {
