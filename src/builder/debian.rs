@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::chown;
 use std::process::{Command, Stdio};
 
+use super::place::read_beside;
 use super::program::{finish, last_words};
 use super::step::Steps;
 use super::{BuilderError, Result, UPDATE, at, doing};
@@ -58,7 +59,6 @@ pub fn install(
     pins: &Lock,
     cancel: BorrowedFd<'_>,
 ) -> Result<Installed> {
-    let beside = |name: &str| workshop.beside().join(name);
     write(workshop, "preferences", pins.debian.iter().map(preference))?;
     write(workshop, "pins", pins.debian.iter().map(|pin| format!("{}={}\n", pin.name, pin.version)))?;
     // What is in a definition's list stays.
@@ -78,11 +78,11 @@ pub fn install(
     // Its own default may be a directory that root of the namespace cannot use.
     command.env("TMPDIR", "/tmp");
     let done = bootstrap(command, cancel);
-    if let Some(gone) = fs::read_to_string(beside("gone")).ok().as_deref().and_then(gone) {
+    if let Some(gone) = read_beside(workshop, "gone").ok().as_deref().and_then(gone) {
         return Err(BuilderError::Gone(gone));
     }
     done?;
-    let read = |name: &str| fs::read_to_string(beside(name)).map_err(at("read what mmdebstrap installed"));
+    let read = |name: &str| read_beside(workshop, name).map_err(at("read what mmdebstrap installed"));
     let all = installed(&read("records")?);
     let for_the_build = if installers.is_empty() { String::new() } else { read("for_the_build")? };
     let for_the_build = for_the_build.lines().map(str::to_owned).collect();

@@ -136,7 +136,7 @@ fn judge(args: JudgeArgs) -> anyhow::Result<Option<JudgeResponse>> {
     let mut config =
         Loaded::read(args.config.as_deref(), args.no_cgroup.then_some(no_cgroup).into_iter().collect())?.config;
     let tests = problem::find(&args.tests)?;
-    super::become_root(&mut config)?;
+    super::take_store(&mut config)?;
     needs::require(config.resources().groups)?;
     if config.resources().groups == Groups::Unused {
         eprintln!("faber: {WEAKER}");

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::Config;
+use crate::image::Store;
 use crate::sandbox::{rootless, starter};
 
 /// Runs untrusted programs for other programs: every task in a fresh container of its own.
@@ -101,6 +102,12 @@ pub fn main() -> ExitCode {
 fn become_root(config: &mut Config) -> anyhow::Result<()> {
     config.data_dir = rootless::enter(&std::path::absolute(&config.data_dir)?)?;
     Ok(())
+}
+
+/// The same for who runs images or changes the store: nobody else may change it meanwhile.
+fn take_store(config: &mut Config) -> anyhow::Result<()> {
+    become_root(config)?;
+    Ok(Store::new(&config.data_dir).check()?)
 }
 
 /// Prints what a reader such as `head` may stop reading at any time.

@@ -180,7 +180,7 @@ fn execute(args: RunArgs) -> anyhow::Result<Done> {
     let mut config = Loaded::read(args.config.as_deref(), flags)?.config;
     // Before the user namespace, in which the caller's files may be somebody else's.
     let request = args.request()?;
-    super::become_root(&mut config)?;
+    super::take_store(&mut config)?;
     needs::require(config.resources().groups)?;
     if config.resources().groups == Groups::Unused {
         eprintln!("faber: {WEAKER}");

@@ -67,7 +67,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     config.check_auth()?;
     // Front and runners are elsewhere.
     config.data_dir = std::path::absolute(&config.data_dir)?;
-    super::become_root(&mut config)?;
+    super::take_store(&mut config)?;
     needs::require(config.resources().groups)?;
     log::start(&config.log);
     for left in starter::left() {

@@ -24,7 +24,7 @@ impl StoreArgs {
     /// For who changes the store, whose files belong to many users: root, or an ordinary user's own root.
     pub fn config_of_owner(&self) -> anyhow::Result<Config> {
         let mut config = self.config()?;
-        super::become_root(&mut config)?;
+        super::take_store(&mut config)?;
         Ok(config)
     }
 }

@@ -5,9 +5,12 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::tree::open_below;
 use crate::task::Digest;
 
 /// What may be copied at most: definitions bring programs and small data.
@@ -47,6 +50,12 @@ pub fn find(directory: &Path, copies: &[Copy]) -> Result<Vec<CopiedFile>, String
         let Some(to) = to.strip_prefix("/").ok().filter(|to| inside(to) && !to.as_os_str().is_empty()) else {
             return Err(format!("copy: {} is no absolute path in the image", to.display()));
         };
+        // Root would read whatever a link leads to.
+        let beside = File::open(directory).map_err(|error| format!("copy: {}: {error}", directory.display()))?;
+        let found_as = open_below(beside, from, OFlags::PATH | OFlags::NOFOLLOW);
+        if found_as.is_err_and(|error| error.raw_os_error() == Some(Errno::LOOP.raw_os_error())) {
+            return Err(format!("copy: {} leads over a link", from.display()));
+        }
         found.add(&directory.join(from), to)?;
     }
     found.files.sort_by(|one, other| one.to.cmp(&other.to));

@@ -96,6 +96,8 @@ impl Lock {
         let mut file = tempfile::NamedTempFile::new_in(directory).map_err(at)?;
         file.write_all(self.text()?.as_bytes()).map_err(at)?;
         fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644)).map_err(at)?;
+        // On the disk before it has its name (fsync(2)).
+        file.as_file().sync_all().map_err(at)?;
         file.persist(&path).map_err(|error| at(error.error))?;
         Ok(())
     }

@@ -62,7 +62,7 @@ pub fn from_machine(root: &Path, machine: &Machine, path: &str, ids: &UidRange, 
 
 /// Shows the files below `tree`, which has every mount point, in the directory `root`.
 pub fn from_tree(root: &Path, tree: &Path, shown: Shown<'_>) -> Result<Apart> {
-    shown.at(root, tree)
+    shown.at(root, tree, OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
 }
 
 /// Whether what is shown has inodes of its own.
@@ -90,9 +90,10 @@ pub struct Shown<'a> {
 impl Shown<'_> {
     /// Shows `source` at `target`, read-only, without setuid and devices, ID-mapped where the file system can be; through an
     /// overlay of one layer (filesystems/overlayfs.rst), if that can be: locks, leases and watches are on inodes, and those of
-    /// an overlay are this slot's alone, while the pages of the files stay everybody's.
-    fn at(&self, target: &Path, source: &Path) -> Result<Apart> {
-        let tree = self.clone(source)?;
+    /// an overlay are this slot's alone, while the pages of the files stay everybody's. `follow` says whether `source` may be a
+    /// link.
+    fn at(&self, target: &Path, source: &Path, follow: OpenTreeFlags) -> Result<Apart> {
+        let tree = self.clone(source, follow)?;
         const BELOW: &str = "below";
         const EMPTY: &str = "empty";
         let below = self.scratch.join(BELOW);
@@ -117,11 +118,11 @@ impl Shown<'_> {
         Ok(Apart::Yes)
     }
 
-    fn clone(&self, source: &Path) -> Result<std::os::fd::OwnedFd> {
+    fn clone(&self, source: &Path, follow: OpenTreeFlags) -> Result<std::os::fd::OwnedFd> {
         const READ_ONLY: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
         let clone = || {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-            open_tree(rustix::fs::CWD, source, flags).map_err(at("clone the mount of", source))
+            open_tree(rustix::fs::CWD, source, flags | follow).map_err(at("clone the mount of", source))
         };
         let tree = clone()?;
         if kernel::mount_setattr(tree.as_fd(), READ_ONLY, Some(self.user_namespace)).is_ok() {
@@ -220,7 +221,7 @@ impl Builder<'_> {
     }
 
     fn show(&mut self, source: &Path, target: &Path) -> Result<()> {
-        self.apart = self.apart.and(self.shown.at(target, source)?);
+        self.apart = self.apart.and(self.shown.at(target, source, OpenTreeFlags::empty())?);
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, lchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::Path;
 
 use rustix::mount::{OpenTreeFlags, open_tree};
@@ -32,8 +32,8 @@ pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<Shared> {
         _ => {}
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => keep_closed(path)?,
+        done => done?,
     }
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
     let namespaces = Namespaces::create(ids).map_err(io::Error::other)?;
@@ -47,13 +47,27 @@ pub fn share_directory(path: &Path, ids: &UidRange) -> io::Result<Shared> {
     }
 }
 
+/// One that is there: no link, and whatever it was, nobody else gets in from now on.
+fn keep_closed(path: &Path) -> io::Result<()> {
+    let directory = open(path)?;
+    if directory.metadata()?.mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    directory.set_permissions(fs::Permissions::from_mode(0o700))
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW).open(path)
+}
+
 /// The lock is beside the directory, which has locks of its own.
 fn give(path: &Path, id: u32) -> io::Result<Shared> {
-    let lock =
-        File::options().write(true).create(true).truncate(false).mode(0o600).open(path.with_extension("lock"))?;
+    let mut lock = File::options();
+    lock.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let lock = lock.open(path.with_extension("lock"))?;
     lock.try_lock().map_err(io::Error::from)?;
     give_all(path, id)?;
-    Ok(Shared { directory: File::open(path)?.into(), _lock: Some(lock) })
+    Ok(Shared { directory: open(path)?.into(), _lock: Some(lock) })
 }
 
 /// Two levels of directories and the files in them, none of which is a link.

@@ -140,7 +140,7 @@ fn an_image_is_built_proven_used_and_removed() {
     let removed = images.faber(&["rm", "lua", "twin"]);
     assert!(removed.status.success() && text(&removed.stdout).starts_with("freed "), "{removed:?}");
     assert_eq!(images.list().as_array().unwrap().len(), 1);
-    assert_eq!(fs::read_dir(images.data_dir().join("trees")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(images.data_dir().join("store/trees")).unwrap().count(), 0);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_new_build_is_for_new_tasks_and_a_failed_one_changes_nothing() {
     assert_eq!(failed.status.code(), Some(1));
     assert!(text(&failed.stdout).contains("no-such-package"), "{failed:?}");
     assert_eq!(digest(), before);
-    assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(images.data_dir().join("store/staging")).unwrap().count(), 0);
 
     // One task of the old image goes on while the new one takes its place.
     let program = "print(io.open('/usr/local/new')); os.execute('sleep 58.3'); print(io.open('/usr/local/new'))";
@@ -337,7 +337,7 @@ stdout = "tool first\n0\nCapEff:\t00000000800001fb\nyes\n1\n2\nyes\n7:8:755\n"
     images.define("orphan", orphan);
     let orphan = text(&images.faber(&["build", "orphan"]).stdout);
     assert!(orphan.contains("there is no image absent in the store"), "{orphan}");
-    assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(images.data_dir().join("store/staging")).unwrap().count(), 0);
 }
 
 #[test]
@@ -445,7 +445,7 @@ fn a_build_that_is_interrupted_or_killed_leaves_nothing() {
     }
     // What the killed ones could not remove, the next one does.
     assert!(images.faber(&["build", "--force", "box"]).status.success());
-    assert_eq!(fs::read_dir(images.data_dir().join("staging")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(images.data_dir().join("store/staging")).unwrap().count(), 0);
 }
 
 /// As after the package's installation, in a mount namespace of its own: /usr/share and /etc/faber are this test's.

@@ -20,6 +20,7 @@ mod readme;
 mod rootless;
 mod scripts;
 mod steps;
+mod store;
 mod support;
 mod swagger;
 mod usage;

@@ -378,7 +378,7 @@ fn an_interrupted_import_leaves_nothing() {
     fs::File::options().write(true).open(&blob).unwrap().set_len(1 << 40).unwrap();
     let mut import = trial.command(&["image", "import", "slow"]).stderr(Stdio::piped()).spawn().unwrap();
     eventually("the layer is read", || {
-        trial.path("data/staging").read_dir().is_ok_and(|mut entries| entries.next().is_some())
+        trial.path("data/store/staging").read_dir().is_ok_and(|mut entries| entries.next().is_some())
     });
     std::thread::sleep(Duration::from_millis(200));
     kill(Pid::from_raw(import.id() as i32), Signal::SIGTERM).unwrap();

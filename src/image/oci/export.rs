@@ -2,14 +2,17 @@
 //!
 //! The same image is the same bytes: entries are in the order of their names, and nothing says when it was made.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use rustix::fs::OFlags;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
@@ -18,6 +21,7 @@ use tempfile::NamedTempFile;
 use super::blob::Watched;
 use super::choose;
 use crate::image::Watch;
+use crate::image::tree;
 use crate::image::{Image, InUse, Store, StoreError, WORKSPACE};
 use crate::task::{Digest, ImageName};
 
@@ -108,68 +112,80 @@ struct Layer {
 
 fn layer(file: &File, held: &InUse, watch: &Watch<'_>) -> io::Result<Layer> {
     let packed = Counted::new(BufWriter::new(file));
-    let mut archive = tar::Builder::new(Counted::new(GzEncoder::new(packed, Compression::default())));
-    let mut size = 0;
-    for entry in fs::read_dir(&held.rootfs).map(sorted)?? {
-        append(&mut archive, held, &entry, &mut size, watch)?;
-    }
-    let (content, gzip, _) = archive.into_inner()?.end();
+    let archive = tar::Builder::new(Counted::new(GzEncoder::new(packed, Compression::default())));
+    let root = held.root()?;
+    let mut packing = Packing { archive, image: &held.image, size: 0, watch };
+    packing.entries(&root, Path::new(""))?;
+    let (content, gzip, _) = packing.archive.into_inner()?.end();
     let (digest, mut written, size) = gzip.finish()?.end();
     written.flush()?;
     Ok(Layer { digest, size, content })
 }
 
-/// An entry of the tree, and what is below it.
-fn append<W: Write>(
-    archive: &mut tar::Builder<W>,
-    held: &InUse,
-    path: &Path,
-    size: &mut u64,
-    watch: &Watch<'_>,
-) -> io::Result<()> {
-    if (watch.stopped)() {
-        return Err(io::Error::other("interrupted"));
-    }
-    let (meta, name) = (fs::symlink_metadata(path)?, path.strip_prefix(&held.rootfs).unwrap_or(path));
-    let mut header = Header::new_gnu();
-    header.set_mode(meta.mode() & 0o7777);
-    header.set_uid(meta.uid().into());
-    header.set_gid(meta.gid().into());
-    header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
-    header.set_size(0);
-    if meta.is_symlink() {
-        header.set_entry_type(EntryType::Symlink);
-        return archive.append_link(&mut header, name, fs::read_link(path)?);
-    }
-    if meta.is_file() {
-        header.set_size(meta.len());
-        *size += meta.len();
-        (watch.progress)(&format!("packing, {} MiB", *size >> 20));
-        return archive.append_data(&mut header, name, Watched { content: File::open(path)?, watch });
-    }
-    header.set_entry_type(EntryType::Directory);
-    writable(&mut header, name, &held.image);
-    archive.append_data(&mut header, name.join(""), io::empty())?;
-    for entry in fs::read_dir(path).map(sorted)?? {
-        append(archive, held, &entry, size, watch)?;
-    }
-    Ok(())
+/// A tree on its way into an archive. Each name is opened in its directory and not followed: what is exported is below the
+/// tree's root, whatever is linked to.
+struct Packing<'a, W: Write> {
+    archive: tar::Builder<W>,
+    image: &'a Image,
+    /// Bytes of files so far.
+    size: u64,
+    watch: &'a Watch<'a>,
 }
 
-/// Faber mounts something on these; elsewhere they are what they seem.
-fn writable(header: &mut Header, name: &Path, image: &Image) {
-    if name == Path::new("tmp") {
+impl<W: Write> Packing<'_, W> {
+    /// What is in the directory `path`, in the order of the names.
+    fn entries(&mut self, directory: &OwnedFd, path: &Path) -> io::Result<()> {
+        let mut names = tree::names_in(directory)?;
+        names.sort_by(|one, other| one.as_os_str().as_bytes().cmp(other.as_os_str().as_bytes()));
+        names.iter().try_for_each(|name| self.entry(directory, name, &path.join(name)))
+    }
+
+    fn entry(&mut self, parent: &OwnedFd, name: &Path, path: &Path) -> io::Result<()> {
+        if (self.watch.stopped)() {
+            return Err(io::Error::other("interrupted"));
+        }
+        // The kind that it was opened as, not one that was looked at before.
+        let entry = File::from(tree::open_below(parent, name, OFlags::PATH | OFlags::NOFOLLOW)?);
+        let meta = entry.metadata()?;
+        let mut header = Header::new_gnu();
+        header.set_mode(meta.mode() & 0o7777);
+        header.set_uid(meta.uid().into());
+        header.set_gid(meta.gid().into());
+        header.set_mtime(u64::try_from(meta.mtime()).unwrap_or(0));
+        header.set_size(0);
+        if meta.is_symlink() {
+            header.set_entry_type(EntryType::Symlink);
+            let target = rustix::fs::readlinkat(&entry, "", Vec::new())?;
+            return self.archive.append_link(&mut header, path, OsStr::from_bytes(target.as_bytes()));
+        }
+        if meta.is_dir() {
+            header.set_entry_type(EntryType::Directory);
+            writable(&mut header, path, self.image);
+            self.archive.append_data(&mut header, path.join(""), io::empty())?;
+            let directory = tree::open_below(parent, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)?;
+            return self.entries(&directory, path);
+        }
+        if !meta.is_file() {
+            return Err(io::Error::other(format!("{} is no file, no directory and no link", path.display())));
+        }
+        let content = File::from(tree::open_below(parent, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK)?);
+        header.set_size(meta.len());
+        self.size += meta.len();
+        (self.watch.progress)(&format!("packing, {} MiB", self.size >> 20));
+        // Not more than was promised, even if the file grows: what would be less is an error of the reader's.
+        let content = Watched { content, watch: self.watch }.take(meta.len());
+        self.archive.append_data(&mut header, path, content)
+    }
+}
+
+/// Faber mounts something on these, or has cut what they let others do; elsewhere they are what they seem.
+fn writable(header: &mut Header, path: &Path, image: &Image) {
+    if ["tmp", "var/tmp"].map(Path::new).contains(&path) {
         header.set_mode(0o1777);
-    } else if Path::new("/").join(name) == Path::new(WORKSPACE) {
+    } else if Path::new("/").join(path) == Path::new(WORKSPACE) {
         header.set_uid(image.user.uid.into());
         header.set_gid(image.user.gid.into());
     }
-}
-
-fn sorted(entries: fs::ReadDir) -> io::Result<Vec<PathBuf>> {
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
-    paths.sort_by(|one, other| one.as_os_str().as_bytes().cmp(other.as_os_str().as_bytes()));
-    Ok(paths)
 }
 
 fn config(held: &InUse, diff_id: &Digest) -> Value {

@@ -14,7 +14,7 @@ use super::blob::{Blob, Packing, Watched, unpacked};
 use super::manifest::{Blobs, Document, read_all};
 use super::{OciError, at};
 use crate::image::Watch;
-use crate::image::tree::{self, Used};
+use crate::image::tree::{self, TooLarge, Used};
 
 /// The list of images in a layout, and in an archive of `docker save`.
 const INDEX: &str = "index.json";
@@ -155,7 +155,8 @@ fn index(file: &File, watch: &Watch<'_>) -> io::Result<BTreeMap<PathBuf, Place>>
         allowance.headers();
         let Some(entry) = entries.next() else { return Ok(index) };
         let entry = entry?;
-        used.name(entry.path_bytes().len()).map_err(|large| io::Error::other(large.0))?;
+        let large = |large: TooLarge| io::Error::other(format!("it holds more than an image may: {}", large.0));
+        used.name(entry.path_bytes().len()).map_err(large)?;
         let Ok(path) = tree::normal(&entry.path()?) else { continue };
         let link = entry.link_name()?.map(|link| link.into_owned());
         let place = match (entry.header().entry_type(), link) {
@@ -166,6 +167,10 @@ fn index(file: &File, watch: &Watch<'_>) -> io::Result<BTreeMap<PathBuf, Place>>
             },
             _ => continue,
         };
+        used.hold(&path).map_err(large)?;
+        if let Place::Link(target) = &place {
+            used.hold(target).map_err(large)?;
+        }
         index.insert(path, place);
     }
 }

@@ -1,7 +1,9 @@
 //! What all kinds of entries have beside their content.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt;
 
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, fchmod, fchown, futimens};
 use tar::Header;
@@ -25,12 +27,20 @@ pub const READABLE: Attributes = Attributes { mode: 0o644, ..DIRECTORY };
 impl Attributes {
     pub fn of(header: &Header) -> io::Result<Self> {
         Ok(Self {
-            // No setuid, setgid: they would be without effect, and nobody is to wonder.
-            mode: header.mode()? & 0o1777,
+            // No setuid, setgid, sticky bits and no writing for group and others: a root is read-only, so they would be without
+            // effect there, and should a tree ever be seen elsewhere, nobody can use them.
+            mode: header.mode()? & 0o755,
             uid: id(header.uid()?),
             gid: id(header.gid()?),
             modified: header.mtime()?,
         })
+    }
+
+    /// Whether a file has them.
+    pub fn are_of(&self, meta: &Metadata) -> bool {
+        let Self { mode, uid, gid, modified } = *self;
+        let seconds = i64::try_from(modified).unwrap_or(0);
+        (meta.mode() & 0o7777, meta.uid(), meta.gid(), meta.mtime()) == (mode, uid, gid, seconds)
     }
 
     /// Owner first: a change of owner clears bits of the mode.

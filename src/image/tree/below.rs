@@ -76,13 +76,17 @@ pub fn remove(parent: BorrowedFd<'_>, name: &Path, path: &Path, stays: &dyn Fn(&
 
 /// Removes everything in `directory`, except what `stays` names.
 pub fn empty(directory: OwnedFd, path: &Path, stays: &dyn Fn(&Path) -> bool) -> Result<(), Errno> {
+    names_in(&directory)?.iter().try_for_each(|name| remove(directory.as_fd(), name, &path.join(name), stays))
+}
+
+/// The names of what is in `directory`.
+pub fn names_in(directory: &OwnedFd) -> Result<Vec<PathBuf>, Errno> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(&directory)? {
+    for entry in Dir::read_from(directory)? {
         let entry = entry?;
-        let name = PathBuf::from(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes()));
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-            names.push(name);
+            names.push(PathBuf::from(std::ffi::OsStr::from_bytes(entry.file_name().to_bytes())));
         }
     }
-    names.iter().try_for_each(|name| remove(directory.as_fd(), name, &path.join(name), stays))
+    Ok(names)
 }

@@ -2,13 +2,19 @@
 
 use std::cell::Cell;
 use std::io::{self, Read};
+use std::path::Path;
 use std::rc::Rc;
 
 /// Bytes of all files, as they would be unpacked.
 pub const BYTES: u64 = 32 << 30;
 pub const ENTRIES: usize = 4_000_000;
-/// Bytes of all names: they are held in memory.
+/// Bytes of all names in archives.
 const NAMES: u64 = 256 << 20;
+/// Bytes of the paths that are held in memory at a time: longer than the names they come from where links are on the way,
+/// and more of them where a name makes the directories above it.
+const PATHS: u64 = 256 << 20;
+/// What a path takes beside its bytes: its place in a map, and in the allocator.
+const PATH: u64 = 96;
 /// Bytes of an entry's headers: longest names and attributes, which the tar crate holds in memory. And of what follows the
 /// last entry, which is padding.
 const HEADERS: u64 = 1 << 20;
@@ -26,7 +32,13 @@ pub struct Used {
     bytes: u64,
     entries: usize,
     names: u64,
+    paths: u64,
     archives: Rc<Cell<u64>>,
+}
+
+/// The memory of a path.
+fn path_bytes(path: &Path) -> u64 {
+    PATH + path.as_os_str().len() as u64
 }
 
 impl Used {
@@ -44,6 +56,17 @@ impl Used {
             () if self.names > NAMES => Err(TooLarge("names")),
             () => Ok(()),
         }
+    }
+
+    /// A path that is held in memory from now on.
+    pub fn hold(&mut self, path: &Path) -> Result<(), TooLarge> {
+        self.paths += path_bytes(path);
+        if self.paths > PATHS { Err(TooLarge("bytes of paths")) } else { Ok(()) }
+    }
+
+    /// One that is not held any more.
+    pub fn release(&mut self, path: &Path) {
+        self.paths = self.paths.saturating_sub(path_bytes(path));
     }
 
     pub fn guard<R>(&self, archive: R) -> (Guarded<R>, Allowance) {

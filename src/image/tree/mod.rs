@@ -1,9 +1,9 @@
 //! A root file system as the store keeps it: made from tar archives, without what tasks cannot use, with one digest over
 //! all that came in. Files are kept once by their content and attributes, and linked into every tree that has them, so
-//! images share disk and page cache wherever they have the same file.
+//! images share disk and page cache wherever they have the same file. One that is not any more what its name says is not shared.
 //!
-//! An archive may be anybody's. Every name is resolved below the tree, by the kernel; devices, setuid bits and names that
-//! lead out do not come in. The digest is over the entries in their order: the tree follows from them, and the same
+//! An archive may be anybody's. Every name is resolved below the tree, by the kernel; devices, names that lead out, setuid bits
+//! and leave to write for others than the owner do not come in. The digest is over the entries in their order: the tree follows from them, and the same
 //! archives are the same digest. Other layers that come to the same files have another one; those share all their files.
 
 mod attributes;
@@ -18,19 +18,19 @@ mod whiteout;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{OFlags, ResolveFlags};
 
-pub use below::normal;
-pub use guard::{BYTES, Used};
+pub use below::{names_in, normal};
+pub use guard::{BYTES, TooLarge, Used};
 pub use unpacking::Unpacking;
 
 use crate::task::Digest;
 
 /// What a tree is made like. A change here makes every definition another one.
-pub const FORM: &str = "2";
+pub const FORM: &str = "3";
 
 /// Documentation, caches and what only the package manager needs: below these nothing comes in.
 const LEFT_OUT: [&str; 26] = [
@@ -134,6 +134,8 @@ pub struct Place<'a> {
     pub tree: &'a Path,
     /// The shared files, on the same file system.
     pub files: &'a Path,
+    /// For files that are being written, on the same file system.
+    pub scratch: &'a Path,
     /// Hears how many bytes are unpacked.
     pub progress: &'a dyn Fn(u64),
 }
@@ -170,6 +172,14 @@ pub fn directory_in(tree: &Path, path: &Path) -> io::Result<PathBuf> {
 /// When there is none.
 pub fn file_in(tree: &Path, path: &Path) -> io::Result<File> {
     below::file(File::open(tree)?, path)
+}
+
+/// What `path` below `directory` is, reached over no link.
+///
+/// # Errors
+/// openat2(2)'s: ELOOP for a link on the way.
+pub fn open_below(directory: impl AsFd, path: &Path, flags: OFlags) -> io::Result<OwnedFd> {
+    Ok(below::open(directory, path, flags, below::WITHOUT_LINKS)?)
 }
 
 #[cfg(test)]

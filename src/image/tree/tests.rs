@@ -48,7 +48,7 @@ fn unpack_into(dir: &TempDir, name: &str, bytes: &[u8]) -> Result<Unpacked> {
     let (tree, files) = (dir.path().join(name), dir.path().join("files"));
     fs::create_dir_all(&files).unwrap();
     fs::create_dir(&tree).unwrap();
-    unpack(bytes, &Place { tree: &tree, files: &files, progress: &|_| {} })
+    unpack(bytes, &Place { tree: &tree, files: &files, scratch: dir.path(), progress: &|_| {} })
 }
 
 /// What an archive becomes, and that nothing beside tree and files was made.
@@ -162,7 +162,7 @@ fn layers(archives: Vec<Archive>) -> Layers {
     fs::write(dir.path().join("outside"), "untouched").unwrap();
     fs::create_dir(&files).unwrap();
     fs::create_dir(&tree).unwrap();
-    let place = Place { tree: &tree, files: &files, progress: &|_| {} };
+    let place = Place { tree: &tree, files: &files, scratch: dir.path(), progress: &|_| {} };
     let mut unpacking = Unpacking::new(Kind::Layers, &place).unwrap();
     let unpacked = archives.into_iter().try_for_each(|archive| unpacking.archive(&archive.bytes()[..]));
     let result = unpacked.and_then(|()| unpacking.finish());
@@ -379,4 +379,43 @@ fn the_same_layers_are_the_same_tree() {
     assert_eq!(digest(vec![low(), high()]), digest(vec![low(), high()]));
     assert_ne!(digest(vec![low(), high()]), digest(vec![high(), low()]));
     assert_ne!(digest(vec![low()]), digest(vec![low(), Archive::new().file(".wh.a", b"")]));
+}
+
+#[test]
+fn others_than_the_owner_may_write_nothing() {
+    let archive = || {
+        Archive::new()
+            .add(EntryType::Directory, "var", "", 0o2775, b"")
+            .add(EntryType::Directory, "var/tmp", "", 0o1777, b"")
+            .add(EntryType::Regular, "var/open", "", 0o666, b"x")
+            .add(EntryType::Regular, "var/program", "", 0o7777, b"y")
+            .add(EntryType::Regular, "var/own", "", 0o600, b"z")
+    };
+    let modes = |root: &Path| {
+        ["var", "var/tmp", "var/open", "var/program", "var/own"]
+            .map(|name| fs::metadata(root.join(name)).unwrap().mode() & 0o7777)
+    };
+    let expected = [0o755, 0o755, 0o644, 0o755, 0o600];
+    let (dir, result) = unpacked(archive());
+    result.unwrap();
+    assert_eq!(modes(&dir.path().join("tree")), expected);
+    let layers = layers(vec![archive()]).ok();
+    assert_eq!(modes(&layers.path("")), expected);
+}
+
+/// A short name that goes through links stands for a long path, and that is what is held.
+#[test]
+fn long_paths_are_counted_and_not_their_short_names() {
+    let down = "d".repeat(45);
+    let (last, mut archive) = (36, Archive::new());
+    for n in 0..=last {
+        let above = if n == 0 { String::new() } else { format!("s{}/", n - 1) };
+        archive = archive.directory(&format!("{above}{down}")).symlink(&format!("s{n}"), &format!("{above}{down}"));
+    }
+    // Names of some 1 MiB; paths of 1,700 bytes each.
+    for n in 0..160_000 {
+        archive = archive.add(EntryType::Symlink, &format!("s{last}/{n}"), "x", 0o777, b"");
+    }
+    let error = layers(vec![archive]).error();
+    assert_eq!(error, "the archive holds more than a root file system may: bytes of paths");
 }

@@ -71,7 +71,9 @@ impl<'a> Unpacking<'a> {
 
     /// Unpacks one archive over what is there.
     pub fn archive(&mut self, archive: impl Read) -> Result<()> {
-        self.added.clear();
+        for path in std::mem::take(&mut self.added) {
+            self.used.release(&path);
+        }
         let (guarded, allowance) = self.used.guard(archive);
         let mut archive = tar::Archive::new(guarded);
         let mut entries = archive.entries().map_err(TreeError::Archive)?;
@@ -135,7 +137,8 @@ impl<'a> Unpacking<'a> {
             // Devices and sockets are the runtime's to make.
             _ => return Ok(()),
         }
-        if self.kind == Kind::Layers {
+        if self.kind == Kind::Layers && !self.added.contains(&path) {
+            self.used.hold(&path)?;
             self.added.insert(path);
         }
         Ok(())
@@ -192,7 +195,9 @@ impl<'a> Unpacking<'a> {
         }
         let directory = below::directory(parent, name).map_err(at("open", path))?;
         attributes.set(directory.as_fd()).map_err(at("set the attributes of", path))?;
-        self.directories.insert(path.clone(), attributes.modified);
+        if self.directories.insert(path.clone(), attributes.modified).is_none() {
+            self.used.hold(path)?;
+        }
         self.note("directory", path, attributes, b"");
         Ok(())
     }
@@ -246,7 +251,7 @@ impl<'a> Unpacking<'a> {
         content: &mut dyn Read,
         attributes: &Attributes,
     ) -> Result<()> {
-        let staged = Staged::write(self.place.files, &spot.path, size, content, attributes)?;
+        let staged = Staged::write(self.place, &spot.path, size, content, attributes)?;
         self.size += size;
         (self.place.progress)(self.size);
         self.note("file", &spot.path, attributes, &staged.hash);

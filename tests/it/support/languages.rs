@@ -14,7 +14,7 @@ const DEFINITIONS: [&str; 5] = ["cpp", "java", "jvm", "python", "rust"];
 /// it alone sees, since the front, which is nobody, may not pass to where they are kept.
 pub fn shown_in(data_dir: &Path) -> String {
     let store = built();
-    let mounts = ["images", "trees"].map(|part| {
+    let mounts = ["images", "store"].map(|part| {
         fs::create_dir_all(data_dir.join(part)).unwrap();
         format!("mount --bind \"{}\" \"{}\"", store.join(part).display(), data_dir.join(part).display())
     });

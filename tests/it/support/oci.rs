@@ -61,7 +61,7 @@ impl Trial {
     /// Nothing of an image that was refused: no name, no tree, no file.
     #[track_caller]
     pub fn assert_empty(&self) {
-        for name in ["images", "trees", "files", "staging"] {
+        for name in ["images", "store/trees", "store/files", "store/staging"] {
             let left: Vec<PathBuf> = files(&self.path("data").join(name));
             assert!(left.is_empty(), "{left:?}");
         }
