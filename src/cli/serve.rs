@@ -73,6 +73,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     for left in starter::left() {
         tracing::warn!("{left} was set by whoever started Faber and cannot be undone from here: tasks have it, too");
     }
+    // From here on there is something to remove: a signal to stop waits until somebody hears it.
+    keeper::hold_stop_signals()?;
     let listener = listen(config.server.listen)?;
     let address = listener.local_addr()?;
     if config.resources().groups == Groups::Unused {

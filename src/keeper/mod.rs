@@ -353,13 +353,21 @@ fn stop_signals() -> SigSet {
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect()
 }
 
+/// A signal to stop waits until it is read, or until it is let through.
+///
+/// # Errors
+/// sigprocmask(2)'s.
+pub fn hold_stop_signals() -> nix::Result<()> {
+    stop_signals().thread_block()
+}
+
 /// For front and runners: a service manager signals every process of a service, and only the keeper knows what follows
 /// from it. They end when a socket is closed.
 ///
 /// # Errors
 /// sigprocmask(2)'s.
 pub fn ignore_signals() -> nix::Result<()> {
-    stop_signals().thread_block()
+    hold_stop_signals()
 }
 
 /// From now on the signals that say stop are read, not delivered.

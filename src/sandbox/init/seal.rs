@@ -8,6 +8,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
@@ -44,6 +45,10 @@ impl Masks {
                 continue;
             }
             let kind = entry.file_type()?;
+            // What only the machine's root may read is nobody's in a container, whose root is somebody else.
+            if kind.is_file() && entry.metadata()?.mode() & 0o004 == 0 {
+                continue;
+            }
             let path = CString::new(entry.path().into_os_string().into_vec())?;
             match (kind.is_dir(), kind.is_symlink()) {
                 (true, _) => masks.directories.push(path),
