@@ -312,7 +312,7 @@ fn the_service_manager_hears_when_tasks_can_be_taken_and_when_they_no_longer_can
     fs::create_dir_all(&definition).unwrap();
     fs::write(definition.join("image.toml"), "name = 'bare'\ndescription = ''\nbase = 'scratch'").unwrap();
     assert!(manager.trial.faber(&["image", "build", "bare"]).status.success());
-    let tree = fs::canonicalize(manager.trial.path("data/images/bare")).unwrap();
+    let tree = manager.trial.tree("bare");
     // An image without its files: everything is started, no container can be made.
     fs::rename(tree.join("rootfs"), tree.join("away")).unwrap();
     let env = [("FABER_EXECUTION__DEFAULT_IMAGE", "bare"), ("FABER_EXECUTION__CONCURRENCY", "1")];

@@ -250,11 +250,7 @@ fn an_export_follows_no_link() {
     assert_eq!(shell(&trial, "back", script), "no key\n");
 
     // Links where a tree has none: its root, and a directory that was one.
-    let tree = |name: &str| {
-        let told: Value = serde_json::from_slice(&fs::read(trial.path("data/images").join(name)).unwrap()).unwrap();
-        trial.path("data/store/trees").join(told["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap())
-    };
-    let root = tree("hostile").join("rootfs");
+    let root = trial.tree("hostile").join("rootfs");
     fs::rename(&root, trial.path("aside")).unwrap();
     symlink(&secret, &root).unwrap();
     let refused = trial.faber(&["image", "export", "hostile", "root.tar"]);
