@@ -413,9 +413,9 @@ fn long_paths_are_counted_and_not_their_short_names() {
         let above = if n == 0 { String::new() } else { format!("s{}/", n - 1) };
         archive = archive.directory(&format!("{above}{down}")).symlink(&format!("s{n}"), &format!("{above}{down}"));
     }
-    // Names of some 1 MiB; paths of 1,700 bytes each.
+    // Names of some 1 MiB; paths of 1,700 bytes each. Links to nothing leave nothing to be removed.
     for n in 0..160_000 {
-        archive = archive.add(EntryType::Symlink, &format!("s{last}/{n}"), "x", 0o777, b"");
+        archive = archive.add(EntryType::Link, &format!("s{last}/{n}"), "x", 0o644, b"");
     }
     let error = layers(vec![archive]).error();
     assert_eq!(error, "the archive holds more than a root file system may: bytes of paths");
