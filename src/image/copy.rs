@@ -101,3 +101,33 @@ fn digest(path: &Path) -> io::Result<Digest> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn nothing_is_copied_that_a_link_leads_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let (outside, beside) = (dir.path().join("outside"), dir.path().join("beside"));
+        for directory in [&outside, &beside] {
+            fs::create_dir_all(directory.join("sub")).unwrap();
+            fs::write(directory.join("sub/file"), "x").unwrap();
+        }
+        symlink(outside.join("sub"), beside.join("link")).unwrap();
+        symlink(outside.join("sub/file"), beside.join("sub/leaf")).unwrap();
+        let find = |from: &str| find(&beside, &[Copy { from: from.into(), to: "/to".into() }]);
+        assert_eq!(find("sub/file").unwrap().len(), 1);
+        assert_eq!(find("link/file").unwrap_err(), "copy: link/file leads over a link");
+        for (from, expected) in [
+            ("link", "neither a file nor"),
+            ("sub", "leaf is neither"),
+            ("../outside/sub/file", "leads out"),
+            ("absent", "No such file"),
+        ] {
+            let said = find(from).unwrap_err();
+            assert!(said.contains(expected), "{from}: {said}");
+        }
+    }
+}

@@ -350,9 +350,7 @@ fn the_service_manager_hears_when_tasks_can_be_taken_and_when_they_no_longer_can
     fs::create_dir_all(&definition).unwrap();
     fs::write(definition.join("image.toml"), "name = 'bare'\ndescription = ''\nbase = 'scratch'").unwrap();
     assert!(manager.trial.faber(&["image", "build", "bare"]).status.success());
-    let trees: Vec<_> =
-        fs::read_dir(manager.trial.path("data/store/trees")).unwrap().map(|e| e.unwrap().path()).collect();
-    let [tree] = &trees[..] else { panic!("one image is one tree: {trees:?}") };
+    let tree = manager.trial.tree("bare");
     // An image without its files: everything is started, no container can be made.
     fs::rename(tree.join("rootfs"), tree.join("away")).unwrap();
     let env = [("FABER_EXECUTION__DEFAULT_IMAGE", "bare"), ("FABER_EXECUTION__CONCURRENCY", "1")];

@@ -150,7 +150,7 @@ impl Store {
             return Ok(());
         }
         if self.is_of_a_former_version() {
-            return self.write().map(drop);
+            return self.claim().map(drop);
         }
         self.check_owner()?;
         for (path, mode) in [(self.names(), READABLE), (self.own(), OWN)] {
@@ -226,6 +226,12 @@ impl Store {
     /// # Errors
     /// `Busy` when another process has it; `Open` where others could change the store too.
     pub fn write(&self) -> Result<Writer<'_>> {
+        let writer = self.claim()?;
+        writer.clear_staging()?;
+        Ok(writer)
+    }
+
+    fn claim(&self) -> Result<Writer<'_>> {
         DirBuilder::new().recursive(true).mode(READABLE).create(&self.dir).map_err(at("create", &self.dir))?;
         self.check_owner()?;
         for (path, mode) in [(self.names(), READABLE), (self.own(), OWN)] {
@@ -235,7 +241,6 @@ impl Store {
         for path in [self.trees(), self.files(), self.staging()] {
             open::make_directory(&path, OWN).map_err(at("create", &path))?;
         }
-        writer.clear_staging()?;
         if self.is_of_a_former_version() {
             self.upgrade()?;
         }

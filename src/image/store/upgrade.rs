@@ -8,7 +8,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{IMAGE_JSON, Result, Store, Tree, at, open, read_image};
+use tempfile::TempDir;
+
+use super::{IMAGE_JSON, Result, Store, StoreError, Tree, at, open, read_image};
 
 impl Store {
     /// What is moved last.
@@ -27,7 +29,7 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             // There are some of today: the trees have theirs by links.
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {
-                remove(&old)?;
+                self.set_aside(&old)?;
             }
             done => done.map_err(at("move", &old))?,
         }
@@ -37,8 +39,11 @@ impl Store {
                 fs::remove_file(entry.path()).map_err(at("remove", &entry.path()))?;
             }
         }
-        for gone in ["staging", "lock"] {
-            remove(&self.dir.join(gone))?;
+        self.set_aside(&self.dir.join("staging"))?;
+        if let Err(error) = fs::remove_file(self.dir.join("lock"))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(at("remove", &self.dir.join("lock"))(error));
         }
         self.upgrade_trees()?;
         open::sync_file_system(&self.own()).map_err(at("write out", &self.own()))
@@ -48,11 +53,14 @@ impl Store {
         for name in self.entries()? {
             let Ok(target) = fs::read_link(&name) else { continue };
             let Some(digest) = target.strip_prefix("../trees").ok().and_then(Path::file_name) else { continue };
-            let tree = self.former_trees().join(digest);
-            if tree.join(IMAGE_JSON).exists() {
-                self.name(&read_image(&tree.join(IMAGE_JSON))?)?;
-            } else {
-                fs::remove_file(&name).map_err(at("remove", &name))?;
+            match read_image(&self.former_trees().join(digest).join(IMAGE_JSON)) {
+                Ok(image) => self.name(&image)?,
+                // It was no image that anybody could use.
+                Err(StoreError::Json { .. }) => fs::remove_file(&name).map_err(at("remove", &name))?,
+                Err(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                    fs::remove_file(&name).map_err(at("remove", &name))?;
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -63,7 +71,7 @@ impl Store {
         for entry in fs::read_dir(&former).map_err(at("read", &former))?.flatten() {
             let (old, new) = (entry.path(), trees.join(entry.file_name()));
             if new.exists() {
-                remove(&old)?;
+                self.set_aside(&old)?;
                 continue;
             }
             Tree::prepare(&old)?;
@@ -71,16 +79,16 @@ impl Store {
         }
         fs::remove_dir(&former).map_err(at("remove", &former))
     }
-}
 
-/// A file, or a directory with everything in it; links are not followed.
-fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
-        _ => fs::remove_file(path),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(at("remove", path)(error)),
-        _ => Ok(()),
+    /// Moves a directory to where the next writer removes it: a server may not be able to, since its capabilities are few.
+    fn set_aside(&self, path: &Path) -> Result<()> {
+        let staging = self.staging();
+        let aside = TempDir::new_in(&staging).map_err(at("create a directory in", &staging))?.keep();
+        match fs::rename(path, &aside) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::remove_dir(&aside).map_err(at("remove", &aside))
+            }
+            done => done.map_err(at("move", path)),
+        }
     }
 }

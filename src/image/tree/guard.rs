@@ -118,3 +118,23 @@ impl<R: io::Seek> io::Seek for Guarded<R> {
         self.archive.seek(position)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_bounded_by_the_memory_they_take_at_a_time() {
+        let (long, short) = ("d/".repeat(2000), Path::new("d"));
+        let held = |path: &Path| {
+            let mut used = Used::default();
+            (0..).take_while(|_| used.hold(path).is_ok()).count() as u64
+        };
+        assert_eq!([held(Path::new(&long)), held(short)], [PATHS / (PATH + 4000), PATHS / (PATH + 1)]);
+        let mut used = Used::default();
+        for _ in 0..2 * PATHS / (PATH + 1) {
+            used.hold(short).unwrap();
+            used.release(short);
+        }
+    }
+}

@@ -58,6 +58,12 @@ impl Trial {
         String::from_utf8(output.stderr).unwrap()
     }
 
+    /// Where the store has the image.
+    pub fn tree(&self, image: &str) -> PathBuf {
+        let told: Value = serde_json::from_slice(&fs::read(self.path("data/images").join(image)).unwrap()).unwrap();
+        self.path("data/store/trees").join(told["digest"].as_str().unwrap().strip_prefix("sha256:").unwrap())
+    }
+
     /// Nothing of an image that was refused: no name, no tree, no file.
     #[track_caller]
     pub fn assert_empty(&self) {
