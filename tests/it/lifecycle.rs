@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::oci::Trial;
-use crate::support::{FABER, Family, Server, assert_nothing_left, eventually, groups_of, running, settles};
+use crate::support::{FABER, Family, Server, assert_nothing_left, eventually, groups_of, is_swept, running, settles};
 
 /// A client that asks and does not wait for the answer.
 fn ask(server: &Server, tasks: Value) -> TcpStream {
@@ -177,14 +177,6 @@ fn everything_killed_at_once_is_swept_by_the_next_start() {
     drop(client);
     assert!(!groups_of(server.instance()).is_empty(), "there is something to sweep");
     is_swept(server.instance());
-}
-
-/// By whoever comes next, be it only for one task.
-fn is_swept(instance: &str) {
-    let output = Command::new(FABER).args(["run", "--", "echo", "next"]).output().unwrap();
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "next\n");
-    assert_eq!(groups_of(instance), Vec::<PathBuf>::new());
-    assert!(!PathBuf::from("/run/faber").join(instance).exists());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod content;
 mod contract;
 mod engines;
 mod examples;
+mod faults;
 mod hostile;
 mod images;
 mod input;

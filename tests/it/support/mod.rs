@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-pub use left::{Family, assert_nothing_left, groups_of, running};
+pub use left::{Family, assert_nothing_left, children, groups_of, running};
 
 pub const FABER: &str = env!("CARGO_BIN_EXE_faber");
 
@@ -306,6 +306,15 @@ pub fn faber_after(preparation: &str, args: &[&str]) -> Output {
     let mut command = Command::new("bash");
     command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]).args(args);
     command.stdin(Stdio::null()).output().unwrap()
+}
+
+/// By whoever comes next, be it only for one task.
+#[track_caller]
+pub fn is_swept(instance: &str) {
+    let output = Command::new(FABER).args(["run", "--", "echo", "next"]).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "next\n");
+    assert_eq!(groups_of(instance), Vec::<PathBuf>::new());
+    assert!(!PathBuf::from("/run/faber").join(instance).exists());
 }
 
 /// A static busybox: Debian's, or that of the virtual machine.
