@@ -4,12 +4,13 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -19,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 /// How long a client may take for a request's head, or say nothing between two requests.
@@ -56,9 +57,33 @@ impl Drop for Entered {
     }
 }
 
+/// Whoever asks whether requests are answered hears so by this, or by its being dropped that they are not.
+pub type Ping = oneshot::Sender<()>;
+
+/// Marks a request that is a [`Ping`].
+#[derive(Clone, Copy)]
+pub struct IsPing;
+
+/// Has a request answered as any other, from behind its connection on.
+async fn answer(ping: Ping, router: Router) {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let request = axum::http::Request::get("/health").extension(ConnectInfo(local)).extension(IsPing);
+    let Ok(request) = request.body(Body::empty()) else { return };
+    let Ok(response) = router.oneshot(request).await;
+    if response.status().is_success() {
+        let _ = ping.send(());
+    }
+}
+
 /// Serves until `shutdown` is done and every request that was begun is answered. Connections on which nothing is asked are
 /// not waited for.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>, in_flight: InFlight) {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    mut pings: mpsc::Receiver<Ping>,
+    shutdown: impl Future<Output = ()>,
+    in_flight: InFlight,
+) {
     let places = Arc::new(Semaphore::new(most()));
     let drain = GracefulShutdown::new();
     tokio::pin!(shutdown);
@@ -67,6 +92,10 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         let accept = async { (places.clone().acquire_owned().await, listener.accept().await) };
         let (place, accepted) = tokio::select! {
             accepted = accept => accepted,
+            Some(ping) = pings.recv() => {
+                tokio::spawn(answer(ping, router.clone()));
+                continue;
+            }
             () = &mut shutdown => break,
         };
         match accepted {

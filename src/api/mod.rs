@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
+use tokio::sync::mpsc;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -33,6 +34,7 @@ use crate::execution::Engine;
 use crate::image::Catalog;
 use buffers::Buffers;
 use connections::InFlight;
+pub use connections::Ping;
 pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
@@ -52,7 +54,7 @@ struct App {
 #[derive(Debug, Clone)]
 struct Owner(String);
 
-/// Serves until `shutdown` is done and every request that was taken is answered.
+/// Serves until `shutdown` is done and every request that was taken is answered; answers pings until `shutdown` is done.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -61,6 +63,7 @@ pub async fn serve(
     config: Config,
     catalog: Catalog,
     engine: Arc<Engine>,
+    pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -69,7 +72,7 @@ pub async fn serve(
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
     let app = App { config, catalog, engine, rate_limits, buffers, in_flight: in_flight.clone() };
-    connections::serve(listener, router(Arc::new(app)), shutdown, in_flight).await;
+    connections::serve(listener, router(Arc::new(app)), pings, shutdown, in_flight).await;
     Ok(())
 }
 

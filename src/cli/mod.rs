@@ -20,6 +20,7 @@ mod runner;
 mod serve;
 mod store;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -91,7 +92,8 @@ pub fn main() -> ExitCode {
         Command::Builder => builder::run(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("faber: {error:#}");
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "faber: {error:#}");
         ExitCode::from(if error.downcast_ref::<run::CannotRun>().is_some() { run::FABER_FAILED } else { 1 })
     })
 }
@@ -104,7 +106,6 @@ fn become_root(config: &mut Config) -> anyhow::Result<()> {
 
 /// Prints what a reader such as `head` may stop reading at any time.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    use std::io::Write;
     let mut out = std::io::stdout();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -17,6 +17,7 @@ mod lifecycle;
 mod limits;
 mod oci;
 mod readme;
+mod resilience;
 mod rootless;
 mod scripts;
 mod steps;
