@@ -1,20 +1,18 @@
 //! POST /execute: from a body to tasks, and from reports to results.
 
-use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use http_body_util::LengthLimitError;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
+use super::pace::Pace;
 use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
@@ -54,9 +52,6 @@ pub struct ExecuteResponse {
 
 /// No server takes more in one request, whatever its configuration: what is parsed must fit into memory.
 const MOST_TASKS: usize = 10_000;
-
-/// How long a client may take to send a body.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Execute one or more tasks in isolated sandboxes.
 #[utoipa::path(
@@ -174,16 +169,18 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) { Ok(()) } else { Err(ApiError::Encoded) }
 }
 
-async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, limit)).await {
-        Err(_) => Err(ApiError::Late),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(ApiError::TooLarge)
+async fn read(mut body: Body, limit: u64) -> Result<Bytes, ApiError> {
+    // Memory of which nothing is written yet costs nothing.
+    let declared = body.size_hint().exact().unwrap_or(0).min(limit);
+    let mut bytes = Vec::with_capacity(usize::try_from(declared).unwrap_or_default());
+    let mut pace = Pace::default();
+    while let Some(more) = pace.next(&mut body).await? {
+        if (bytes.len() + more.len()) as u64 > limit {
+            return Err(ApiError::TooLarge);
         }
-        Ok(Err(_)) => Err(ApiError::Invalid("the body ended early".into())),
+        bytes.extend_from_slice(&more);
     }
+    Ok(bytes.into())
 }
 
 /// A body as an object of JSON; what is wrong is told with its place.

@@ -18,6 +18,7 @@ mod images;
 mod judge;
 mod log;
 mod openapi;
+mod pace;
 mod rate_limit;
 
 use std::future::Future;
@@ -33,8 +34,8 @@ use crate::config::Config;
 use crate::execution::Engine;
 use crate::image::Catalog;
 use buffers::Buffers;
-use connections::InFlight;
 pub use connections::Ping;
+use connections::{InFlight, Shares};
 pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
@@ -71,8 +72,9 @@ pub async fn serve(
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
+    let shares = Shares::new(config.server.connections_per_ip.get(), &config.server.trusted_proxies);
     let app = App { config, catalog, engine, rate_limits, buffers, in_flight: in_flight.clone() };
-    connections::serve(listener, router(Arc::new(app)), pings, shutdown, in_flight).await;
+    connections::serve(listener, shares, router(Arc::new(app)), pings, shutdown, in_flight).await;
     Ok(())
 }
 

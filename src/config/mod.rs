@@ -43,6 +43,7 @@ pub struct Server {
     pub trusted_proxies: Vec<Proxy>,
     pub shutdown_grace: Span,
     pub buffers: Memory,
+    pub connections_per_ip: std::num::NonZeroU32,
 }
 
 /// An address, or a network in CIDR form.

@@ -3,6 +3,7 @@
 mod architecture;
 mod blobs;
 mod cgroup2;
+mod clients;
 mod commands;
 mod content;
 mod contract;

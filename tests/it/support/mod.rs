@@ -7,7 +7,7 @@ pub mod oci;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -171,6 +171,18 @@ impl Server {
     pub fn front(&self) -> i32 {
         assert_eq!(self.get("/health").status, 200);
         self.processes("front")[0]
+    }
+
+    /// A connection from another address of this machine, such as 127.0.0.2.
+    pub fn connect_from(&self, address: [u8; 4]) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let to: SocketAddr = self.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from((address, 0))).unwrap();
+        connect(&socket, &to).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
     }
 
     pub fn get(&self, path: &str) -> Answer {
