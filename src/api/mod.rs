@@ -6,6 +6,7 @@
 //! ```
 
 mod admission;
+mod answer;
 mod auth;
 mod blobs;
 mod buffers;
@@ -47,7 +48,7 @@ struct App {
     catalog: Catalog,
     engine: Arc<Engine>,
     rate_limits: Option<rate_limit::RateLimits>,
-    buffers: Buffers,
+    buffers: Arc<Buffers>,
     in_flight: InFlight,
 }
 

@@ -41,6 +41,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
     let (Some(listener), Some(spool)) = (fds.next(), fds.next()) else { anyhow::bail!("descriptors are missing") };
     let held = Held { listener: listener.into(), spool: spool.into(), blobs: fds.next() };
     log::start(&config.log);
+    // What clients send and get is large, and is here for a short time.
+    crate::sandbox::give_back_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(keeper, config, memory_pressure, held))?;
     runtime.shutdown_background();

@@ -183,7 +183,7 @@ fn bodies_that_are_too_large_or_encoded_are_refused_before_they_are_sent() {
 
 #[test]
 fn what_requests_hold_in_memory_is_bounded() {
-    let env = [NO_LIMIT, ("FABER_SERVER__BUFFERS", "8M"), ("FABER_SERVER__BODY_LIMIT", "1M")];
+    let env = [NO_LIMIT, ("FABER_SERVER__BUFFERS", "16M"), ("FABER_SERVER__BODY_LIMIT", "1M")];
     let server = Server::start(&["--open-mode"], &env);
     let task = |seconds: &str, output: u64| {
         json!([{ "command": "sleep", "args": [seconds],
