@@ -93,7 +93,8 @@ fn serve(requests: u64) {
         let catalog = Catalog::new(Store::new(&config.data_dir));
         let done = tokio::task::spawn_blocking(move || client.join().unwrap());
         let engine = Arc::new(Engine::new(&config, scheduler, spool, None));
-        let served = faber::api::serve(listener, config, catalog, engine, async { done.await.unwrap() });
+        let (_, no_pings) = tokio::sync::mpsc::channel(1);
+        let served = faber::api::serve(listener, config, catalog, engine, no_pings, async { done.await.unwrap() });
         served.await.unwrap();
     });
     runner.wait().unwrap();

@@ -15,6 +15,7 @@ pub mod image;
 pub mod judge;
 pub mod keeper;
 pub mod needs;
+mod restart;
 pub mod runner;
 pub mod sandbox;
 pub mod scheduler;

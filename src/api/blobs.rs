@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
+use super::pace::Pace;
 use super::{App, Owner};
 use crate::blobs::{BlobError, Blobs, Stored};
 use crate::chain::chain;
@@ -25,8 +26,6 @@ use crate::task::Digest;
 
 /// What is read of a blob, or of a body, at once.
 const CHUNK: usize = 256 << 10;
-/// How long a client may say nothing while it sends a body.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long the rest of a body that was refused is read: many clients read the answer only when they have sent all of it, and a
 /// connection that is closed before takes the answer along.
 const LINGER: Duration = Duration::from_secs(5);
@@ -204,11 +203,8 @@ async fn receive(app: &App, owner: String, body: &mut Body, expected: Option<Dig
     let blobs = blobs(app)?;
     let declared = body.size_hint().exact();
     let mut upload = blocking(move || blobs.begin(&owner, declared)).await?;
-    loop {
-        let frame = tokio::time::timeout(PATIENCE, body.frame()).await.map_err(|_| ApiError::Late)?;
-        let Some(frame) = frame else { break };
-        let frame = frame.map_err(|_| ApiError::Invalid("the body ended early".into()))?;
-        let Ok(bytes) = frame.into_data() else { continue };
+    let mut pace = Pace::default();
+    while let Some(bytes) = pace.next(body).await? {
         upload = blocking(move || upload.write(&bytes).map(|()| upload)).await?;
     }
     blocking(move || upload.finish(expected.as_ref())).await

@@ -1,28 +1,36 @@
-//! Connections: a bounded number, each with a time to send its requests' heads in, all of them drained at the end.
+//! Connections: a bounded number, and a smaller one of each address, each with a time to send its requests' heads in, all of
+//! them drained at the end.
 //!
-//! axum's own `serve` has neither bound: whoever opens connections and says nothing would hold every descriptor.
+//! axum's own `serve` has none of these bounds: whoever opens connections and says nothing would hold every descriptor.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::SendFlags;
 use rustix::process::{Resource, getrlimit};
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt;
 
-/// How long a client may take for a request's head, or say nothing between two requests.
+use super::client_address::network;
+use crate::config::Proxy;
+
+/// How long a client may take for a request's head, however it comes, or say nothing between two requests.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a client may leave an answer unread before the connection is given up (TCP_USER_TIMEOUT, tcp(7)).
 const READ_PATIENCE: Duration = Duration::from_secs(60);
@@ -56,10 +64,94 @@ impl Drop for Entered {
     }
 }
 
+/// How many connections each address has open.
+pub struct Shares {
+    /// Of one address.
+    most: usize,
+    /// Whoever stands for many.
+    unbounded: Vec<Proxy>,
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// One connection in its address's share; given back when dropped.
+struct Share(Arc<Shares>, Option<IpAddr>);
+
+impl Shares {
+    /// `most` of one address, and never so many that a few addresses could take all.
+    pub fn new(most: u32, unbounded: &[Proxy]) -> Arc<Self> {
+        let most = (most as usize).min(most_connections() / 4);
+        Arc::new(Self { most, unbounded: unbounded.to_vec(), open: Mutex::default() })
+    }
+
+    /// None when the address has all that it may have.
+    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+        if self.unbounded.iter().any(|proxy| proxy.contains(address.to_canonical())) {
+            return Some(Share(self.clone(), None));
+        }
+        let address = network(address);
+        let mut open = self.open();
+        let count = open.entry(address).or_default();
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(Share(self.clone(), Some(address)))
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let Self(shares, Some(address)) = self else { return };
+        let mut open = shares.open();
+        if let Entry::Occupied(mut count) = open.entry(*address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
+/// What a connection beyond its address's share is told; one that cannot take so much at once is told nothing.
+const TOO_MANY: &str = concat!(
+    "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: 91\r\nRetry-After: 1\r\n",
+    "Connection: close\r\n\r\n",
+    r#"{"error":"Service unavailable","details":"Your address has too many connections open here"}"#
+);
+
+/// Whoever asks whether requests are answered hears so by this, or by its being dropped that they are not.
+pub type Ping = oneshot::Sender<()>;
+
+/// Marks a request that is a [`Ping`].
+#[derive(Clone, Copy)]
+pub struct IsPing;
+
+/// Has a request answered as any other, from behind its connection on.
+async fn answer(ping: Ping, router: Router) {
+    let local = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let request = axum::http::Request::get("/health").extension(ConnectInfo(local)).extension(IsPing);
+    let Ok(request) = request.body(Body::empty()) else { return };
+    let Ok(response) = router.oneshot(request).await;
+    if response.status().is_success() {
+        let _ = ping.send(());
+    }
+}
+
 /// Serves until `shutdown` is done and every request that was begun is answered. Connections on which nothing is asked are
 /// not waited for.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>, in_flight: InFlight) {
-    let places = Arc::new(Semaphore::new(most()));
+pub async fn serve(
+    listener: TcpListener,
+    shares: Arc<Shares>,
+    router: Router,
+    mut pings: mpsc::Receiver<Ping>,
+    shutdown: impl Future<Output = ()>,
+    in_flight: InFlight,
+) {
+    let places = Arc::new(Semaphore::new(most_connections()));
     let drain = GracefulShutdown::new();
     tokio::pin!(shutdown);
     loop {
@@ -67,10 +159,20 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
         let accept = async { (places.clone().acquire_owned().await, listener.accept().await) };
         let (place, accepted) = tokio::select! {
             accepted = accept => accepted,
+            Some(ping) = pings.recv() => {
+                tokio::spawn(answer(ping, router.clone()));
+                continue;
+            }
             () = &mut shutdown => break,
         };
         match accepted {
             Ok((stream, peer)) => {
+                let Some(share) = shares.enter(peer.ip()) else {
+                    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+                    let _ = rustix::net::send(&stream, TOO_MANY.as_bytes(), flags);
+                    tracing::debug!(client = %peer.ip(), "a connection beyond its address's share is refused");
+                    continue;
+                };
                 let gone = gone(&stream);
                 let connection = drain.watch(connection(stream, peer, router.clone()));
                 tokio::spawn(async move {
@@ -79,7 +181,7 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<
                         _ = connection => {}
                         () = gone => {}
                     }
-                    drop(place);
+                    drop((place, share));
                 });
             }
             Err(error) if is_the_clients(&error) => {}
@@ -136,7 +238,7 @@ fn gone(stream: &TcpStream) -> impl Future<Output = ()> + Send + 'static {
 }
 
 /// Connections at once: a third of the descriptors this process may have, but for a few. Each takes two, and there are others.
-fn most() -> usize {
+fn most_connections() -> usize {
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     usize::try_from(descriptors.saturating_sub(6) / 3).unwrap_or(usize::MAX).clamp(16, 8192)
 }
@@ -144,4 +246,32 @@ fn most() -> usize {
 fn is_the_clients(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_its_share_and_gets_it_back() {
+        let proxy = Proxy::try_from("192.0.2.9".to_owned()).unwrap();
+        let shares = Shares::new(2, &[proxy]);
+        let enter = |address: &str| shares.enter(address.parse().unwrap());
+        let held = (enter("2001:db8::1").unwrap(), enter("2001:db8::2").unwrap());
+        assert!(enter("2001:db8::3").is_none());
+        let others: Vec<_> = ["2001:db8:0:1::1", "192.0.2.1"].map(enter).into_iter().collect();
+        assert!(others.iter().all(Option::is_some));
+        let proxied: Vec<_> = (0..5).map(|_| enter("192.0.2.9")).collect();
+        assert!(proxied.iter().all(Option::is_some));
+        drop(held);
+        assert!(enter("2001:db8::3").is_some());
+        drop((others, proxied));
+        assert!(shares.open().is_empty());
+    }
+
+    #[test]
+    fn the_refusal_is_as_long_as_it_says() {
+        let (head, body) = TOO_MANY.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+    }
 }

@@ -1,20 +1,20 @@
 //! POST /execute: from a body to tasks, and from reports to results.
 
-use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
-use http_body_util::LengthLimitError;
+use axum::response::Response;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::answer::json_answer;
+use super::buffers::{Held, NoRoom};
 use super::error::{ApiError, ErrorBody};
+use super::pace::Pace;
 use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
@@ -52,11 +52,17 @@ pub struct ExecuteResponse {
     pub results: Vec<TaskResult>,
 }
 
+/// With a body of so many bytes more, other requests would feel how long its reading takes.
+const LONG_WORK: usize = 256 << 10;
+/// What a value of a list or an object takes beside its characters: a string's place, once more when lists grow.
+const VALUE_BYTES: u64 = 96;
+/// What an object takes: a task, a case, a file.
+const OBJECT_BYTES: u64 = 1 << 10;
+/// What a task and its result take beside what the task writes.
+const RESULT_BYTES: u64 = 16 << 10;
+
 /// No server takes more in one request, whatever its configuration: what is parsed must fit into memory.
 const MOST_TASKS: usize = 10_000;
-
-/// How long a client may take to send a body.
-const BODY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Execute one or more tasks in isolated sandboxes.
 #[utoipa::path(
@@ -119,21 +125,44 @@ pub async fn execute(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (body, mut held) = take_body(&app, &headers, body).await?;
-    let ExecuteRequest { tasks, connect } = parse(&body, app.config.execution.max_tasks as usize)?;
-    drop(body);
-    tracing::Span::current().record("tasks", tasks.len());
-    let planned = Planned::new(&app.engine, tasks, &connect, &offers(&app)?)
-        .map_err(|error| ApiError::Invalid(error.to_string()))?;
-    held.more(&app.buffers, planned.output())?;
-    let mut room = |bytes| held.more(&app.buffers, bytes).is_ok();
+    let (body, held) = take_body(&app, client, &headers, body).await?;
+    let shared = app.clone();
+    let (planned, mut held) = beside(body.len(), move || plan(&shared, body, held)).await?;
+    let mut room = |bytes| held.more(bytes).is_ok();
     let ended = app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)?;
     let results = match ended {
         Ended::Results(results) => results,
         Ended::Queued => return Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
         Ended::Fault => return Err(ApiError::Internal),
     };
-    json_answer(held, &ExecuteResponse { results })
+    json_answer(held, ExecuteResponse { results })
+}
+
+/// The tasks of a body, and room for what they may write.
+fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiError> {
+    held.more(parsed_size(&body))?;
+    let ExecuteRequest { tasks, connect } = parse(&body, app.config.execution.max_tasks as usize)?;
+    held.less(body.len() as u64);
+    drop(body);
+    let count = tasks.len();
+    tracing::Span::current().record("tasks", count);
+    let planned = Planned::new(&app.engine, tasks, &connect, &offers(app)?)
+        .map_err(|error| ApiError::Invalid(error.to_string()))?;
+    hold_output(&mut held, planned.output(), count)?;
+    Ok((planned, held))
+}
+
+/// Takes room for what so many tasks may write, and for their results beside that.
+///
+/// # Errors
+/// `Invalid` when it is more than there ever is, `Saturated` when it is more than there is now.
+pub fn hold_output(held: &mut Held, bytes: u64, tasks: usize) -> Result<(), ApiError> {
+    held.more(bytes + RESULT_BYTES * tasks as u64).map_err(|lack| match lack {
+        NoRoom::Ever { most } => ApiError::Invalid(format!(
+            "Invalid tasks: their output limits add up to {bytes} bytes, and this server holds {most} at most for one client"
+        )),
+        NoRoom::Now => lack.into(),
+    })
 }
 
 pub fn saturated(Saturated { retry_after }: Saturated) -> ApiError {
@@ -145,22 +174,45 @@ pub fn offers(app: &App) -> Result<Vec<Offer>, ApiError> {
     Ok(images::all(app)?.iter().map(Image::offer).collect())
 }
 
-/// An answer that keeps what is held until it is written.
-pub fn json_answer(held: super::buffers::Held, answer: &impl Serialize) -> Result<Response, ApiError> {
-    let bytes = serde_json::to_vec(answer).map_err(|_| ApiError::Internal)?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], held.answer(bytes)).into_response())
-}
-
 /// A body of JSON, with its share of what requests may hold.
-pub async fn take_body(app: &App, headers: &HeaderMap, body: Body) -> Result<(Bytes, super::buffers::Held), ApiError> {
+pub async fn take_body(app: &App, client: Client, headers: &HeaderMap, body: Body) -> Result<(Bytes, Held), ApiError> {
     check_headers(headers)?;
     let limit = app.config.server.body_limit.0;
-    let size = body.size_hint();
-    if size.lower() > limit {
+    if body.size_hint().lower() > limit {
         return Err(ApiError::TooLarge);
     }
-    let held = app.buffers.hold(size.upper().unwrap_or(limit).min(limit))?;
-    Ok((read(body, limit).await?, held))
+    let mut held = app.buffers.hold(client);
+    Ok((read(body, limit, &mut held).await?, held))
+}
+
+/// Does what takes long with so many bytes beside the front's other work.
+pub async fn beside<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    if bytes <= LONG_WORK {
+        return work();
+    }
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(work)).await.map_err(|_| ApiError::Internal)?
+}
+
+/// How much memory what is read from a body takes, in bytes, at most about: its strings, and what holds each value of it. A
+/// body of empty strings takes eight times its size.
+pub fn parsed_size(body: &[u8]) -> u64 {
+    let (mut values, mut objects) = (0, 0);
+    let (mut is_string, mut is_escaped) = (false, false);
+    for byte in body {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_string,
+            b'"' => is_string = !is_string,
+            b',' | b':' | b'[' if !is_string => values += 1,
+            b'{' if !is_string => objects += 1,
+            _ => {}
+        }
+    }
+    body.len() as u64 + values * VALUE_BYTES + objects * OBJECT_BYTES
 }
 
 /// The body must be JSON, as it is.
@@ -174,16 +226,25 @@ fn check_headers(headers: &HeaderMap) -> Result<(), ApiError> {
     if headers.get_all(header::CONTENT_ENCODING).iter().all(plain) { Ok(()) } else { Err(ApiError::Encoded) }
 }
 
-async fn read(body: Body, limit: u64) -> Result<Bytes, ApiError> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, limit)).await {
-        Err(_) => Err(ApiError::Late),
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
-            Err(ApiError::TooLarge)
+/// Takes room for the body as it comes.
+async fn read(mut body: Body, limit: u64, held: &mut Held) -> Result<Bytes, ApiError> {
+    // Memory of which nothing is written yet costs nothing. Without a length it is doubled whenever it is full.
+    let declared = body.size_hint().exact();
+    let capacity = declared.unwrap_or(0).min(limit);
+    let mut bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
+    let mut pace = Pace::default();
+    while let Some(more) = pace.next(&mut body).await? {
+        if (bytes.len() + more.len()) as u64 > limit {
+            return Err(ApiError::TooLarge);
         }
-        Ok(Err(_)) => Err(ApiError::Invalid("the body ended early".into())),
+        held.more(more.len() as u64 * if declared.is_some() { 1 } else { 2 })?;
+        bytes.extend_from_slice(&more);
     }
+    if declared.is_none() {
+        bytes.shrink_to_fit();
+        held.less(bytes.len() as u64);
+    }
+    Ok(bytes.into())
 }
 
 /// A body as an object of JSON; what is wrong is told with its place.
@@ -255,6 +316,13 @@ mod tests {
             Err(ApiError::Invalid(details)) => assert_eq!(details, expected),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn values_and_objects_count_and_what_strings_hold_does_not() {
+        let beyond = |body: &str| parsed_size(body.as_bytes()) - body.len() as u64;
+        assert_eq!(beyond(r#"["","",""]"#), 3 * VALUE_BYTES);
+        assert_eq!(beyond(r#"{"a,b:{[":"\\\",{"}"#), VALUE_BYTES + OBJECT_BYTES);
     }
 
     #[test]

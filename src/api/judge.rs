@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use axum::Extension;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
 use super::App;
+use super::answer::json_answer;
+use super::buffers::Held;
 use super::error::{ApiError, ErrorBody};
-use super::execute::{json_answer, offers, parse_object, saturated, take_body};
+use super::execute::{beside, hold_output, offers, parse_object, parsed_size, saturated, take_body};
 use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
 use crate::scheduler::{Client, RETRY_AFTER};
 
@@ -51,8 +53,21 @@ pub async fn judge(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (body, mut held) = take_body(&app, &headers, body).await?;
+    let (body, held) = take_body(&app, client, &headers, body).await?;
+    let shared = app.clone();
+    let (judgement, held) = beside(body.len(), move || plan(&shared, body, held)).await?;
+    match judgement.run(&app.engine, client, &[], &|_, _| {}).await.map_err(saturated)? {
+        Judged::Response(response) => json_answer(held, *response),
+        Judged::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
+        Judged::Fault => Err(ApiError::Internal),
+    }
+}
+
+/// The judgement of a body, and room for what its programs may write.
+fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Judgement, Held), ApiError> {
+    held.more(parsed_size(&body))?;
     let request: JudgeRequest = parse_object(&body)?;
+    held.less(body.len() as u64);
     drop(body);
     let (cases, most) = (request.cases.len(), app.config.judge.max_cases as usize);
     if cases > most {
@@ -60,11 +75,7 @@ pub async fn judge(
     }
     tracing::Span::current().record("tasks", cases);
     let judgement =
-        Judgement::parse(&app.engine, request, &offers(&app)?).map_err(|error| ApiError::Invalid(error.to_string()))?;
-    held.more(&app.buffers, judgement.output())?;
-    match judgement.run(&app.engine, client, &[], &|_, _| {}).await.map_err(saturated)? {
-        Judged::Response(response) => json_answer(held, &*response),
-        Judged::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
-        Judged::Fault => Err(ApiError::Internal),
-    }
+        Judgement::parse(&app.engine, request, &offers(app)?).map_err(|error| ApiError::Invalid(error.to_string()))?;
+    hold_output(&mut held, judgement.output(), cases)?;
+    Ok((judgement, held))
 }

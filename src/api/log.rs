@@ -14,6 +14,7 @@ use tracing::field::Empty;
 
 use super::App;
 use super::client_address::client_address;
+use super::connections::IsPing;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longer ids of clients are not taken over.
@@ -31,11 +32,16 @@ pub async fn log(
     let span = tracing::info_span!(
         "request", id = id.to_str().unwrap_or_default(), method = %request.method(), path, %client, key = Empty, tasks = Empty
     );
+    let is_ping = request.extensions().get::<IsPing>().is_some();
     let _in_flight = app.in_flight.enter();
     let started = Instant::now();
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status().as_u16();
-    span.in_scope(|| tracing::info!(status, latency_ms = started.elapsed().as_secs_f64() * 1e3, "answered"));
+    let latency_ms = started.elapsed().as_secs_f64() * 1e3;
+    span.in_scope(|| match is_ping {
+        true => tracing::trace!(status, latency_ms, "answered"),
+        false => tracing::info!(status, latency_ms, "answered"),
+    });
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }

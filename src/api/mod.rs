@@ -6,6 +6,7 @@
 //! ```
 
 mod admission;
+mod answer;
 mod auth;
 mod blobs;
 mod buffers;
@@ -18,6 +19,7 @@ mod images;
 mod judge;
 mod log;
 mod openapi;
+mod pace;
 mod rate_limit;
 
 use std::future::Future;
@@ -25,6 +27,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware;
+use tokio::sync::mpsc;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -32,7 +35,8 @@ use crate::config::Config;
 use crate::execution::Engine;
 use crate::image::Catalog;
 use buffers::Buffers;
-use connections::InFlight;
+pub use connections::Ping;
+use connections::{InFlight, Shares};
 pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
@@ -44,7 +48,7 @@ struct App {
     catalog: Catalog,
     engine: Arc<Engine>,
     rate_limits: Option<rate_limit::RateLimits>,
-    buffers: Buffers,
+    buffers: Arc<Buffers>,
     in_flight: InFlight,
 }
 
@@ -52,7 +56,7 @@ struct App {
 #[derive(Debug, Clone)]
 struct Owner(String);
 
-/// Serves until `shutdown` is done and every request that was taken is answered.
+/// Serves until `shutdown` is done and every request that was taken is answered; answers pings until `shutdown` is done.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -61,6 +65,7 @@ pub async fn serve(
     config: Config,
     catalog: Catalog,
     engine: Arc<Engine>,
+    pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
@@ -68,8 +73,9 @@ pub async fn serve(
     let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
+    let shares = Shares::new(config.server.connections_per_ip.get(), &config.server.trusted_proxies);
     let app = App { config, catalog, engine, rate_limits, buffers, in_flight: in_flight.clone() };
-    connections::serve(listener, router(Arc::new(app)), shutdown, in_flight).await;
+    connections::serve(listener, shares, router(Arc::new(app)), pings, shutdown, in_flight).await;
     Ok(())
 }
 

@@ -10,16 +10,17 @@ use std::time::Duration;
 use anyhow::Context;
 use nix::unistd::{Gid, Uid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::log;
+use crate::api::Ping;
 use crate::artifact::Spool;
 use crate::blobs::{self, Blobs};
 use crate::chain::chain;
 use crate::config::{Config, Pressure};
 use crate::execution::Engine;
 use crate::image::{Catalog, Store};
-use crate::keeper::wire::{self, Message};
+use crate::keeper::wire::{self, Message, Word};
 use crate::sandbox::confine::{self, Confined, Reach};
 use crate::scheduler::{Capacity, Scheduler, Shares, Stall};
 
@@ -45,6 +46,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
     if confined != Confined::Fully {
         tracing::debug!(?confined, "this kernel enforces less of Landlock than there is");
     }
+    // What clients send and get is large, and is here for a short time.
+    crate::sandbox::give_back_large_blocks();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(keeper, config, memory_pressure, held))?;
     runtime.shutdown_background();
@@ -90,26 +93,27 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
     };
     let scheduler = Scheduler::new(capacity, shares(&config), stall);
     let (drain, mut draining) = mpsc::channel(1);
+    let (ping, pings) = mpsc::channel(1);
     tokio::spawn({
         let (scheduler, keeper) = (scheduler.clone(), keeper.try_clone()?);
         async move {
             scheduler.ready().await;
             // A keeper that is gone is seen by who listens to it.
-            let _ = wire::say_ready(&keeper);
+            let _ = wire::say(&keeper, Word::Ready);
         }
     });
     std::thread::spawn({
         let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
-        move || listen(keeper, &scheduler, &runtime, &drain)
+        move || listen(&Arc::new(keeper), &scheduler, &runtime, &drain, &ping)
     });
     let blobs = blobs.and_then(|directory| open_blobs(&config, directory));
     if let Some(blobs) = &blobs {
         tokio::spawn(sweep_blobs(blobs.clone(), config.blobs.lifetime.0));
     }
     let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
-    let (begin, begun) = tokio::sync::oneshot::channel();
+    let (begin, begun) = oneshot::channel();
     let grace = config.server.shutdown_grace.0;
-    let served = crate::api::serve(listener, config, catalog, engine, async {
+    let served = crate::api::serve(listener, config, catalog, engine, pings, async {
         let _ = begun.await;
     });
     tokio::pin!(served);
@@ -166,11 +170,27 @@ async fn sweep_blobs(blobs: Arc<Blobs>, lifetime: Duration) {
 }
 
 /// Hears the keeper in a thread of its own: descriptors come with the messages.
-fn listen(keeper: UnixStream, scheduler: &Arc<Scheduler>, runtime: &tokio::runtime::Handle, drain: &mpsc::Sender<()>) {
+fn listen(
+    keeper: &Arc<UnixStream>,
+    scheduler: &Arc<Scheduler>,
+    runtime: &tokio::runtime::Handle,
+    drain: &mpsc::Sender<()>,
+    ping: &mpsc::Sender<Ping>,
+) {
     loop {
-        match wire::receive(&keeper) {
+        match wire::receive(keeper) {
             Ok(Some((Message::Runner { slot }, fds))) => {
                 fds.into_iter().for_each(|socket| adopt(scheduler, runtime, slot.clone(), socket));
+            }
+            Ok(Some((Message::Ping, _))) => {
+                let (answered, is_answered) = oneshot::channel();
+                let _ = ping.try_send(answered);
+                let keeper = keeper.clone();
+                runtime.spawn(async move {
+                    if is_answered.await.is_ok() {
+                        let _ = wire::say(&keeper, Word::Serving);
+                    }
+                });
             }
             Ok(Some((Message::Drain, _))) => {
                 let _ = drain.try_send(());

@@ -252,10 +252,7 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
 fn prove(here: &mut Here<'_>, definition: &Definition, image: &Image, test: &Test) -> anyhow::Result<TestLine> {
     let mut once = || -> anyhow::Result<(Option<String>, TaskResult)> {
         let result = TaskResult::from(here.run(test.request(definition))?);
-        let told = |text: &Option<Text>| match text {
-            Some(Text::Plain(text)) => text.clone(),
-            Some(Text::Binary { .. }) | None => String::new(),
-        };
+        let told = |text: &Option<Text>| text.as_ref().and_then(Text::plain).unwrap_or_default();
         let said = told(&result.stderr) + result.error.as_deref().unwrap_or_default();
         Ok((test.complaint(result.status, &told(&result.stdout), &said), result))
     };

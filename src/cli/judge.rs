@@ -274,10 +274,7 @@ fn told(response: &JudgeResponse) -> String {
     if response.verdict == Verdict::CompileError
         && let Some(compile) = &response.compile
     {
-        let text = |text: &Option<Text>| match text {
-            Some(Text::Plain(text)) => text.trim_end().to_owned(),
-            Some(Text::Binary { .. }) | None => String::new(),
-        };
+        let text = |text: &Option<Text>| text.as_ref().and_then(Text::plain).unwrap_or_default().trim_end().to_owned();
         lines.extend([text(&compile.stdout), text(&compile.stderr)].into_iter().filter(|text| !text.is_empty()));
         lines.extend(compile.error.clone());
         lines.push("CompileError".into());

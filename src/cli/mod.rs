@@ -20,6 +20,7 @@ mod runner;
 mod serve;
 mod store;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -93,7 +94,8 @@ pub fn main() -> ExitCode {
         Command::Builder => builder::run(),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("faber: {error:#}");
+        // Nobody may be there to read it.
+        let _ = writeln!(std::io::stderr(), "faber: {error:#}");
         ExitCode::from(if error.downcast_ref::<run::CannotRun>().is_some() { run::FABER_FAILED } else { 1 })
     })
 }
@@ -112,7 +114,6 @@ fn take_store(config: &mut Config) -> anyhow::Result<()> {
 
 /// Prints what a reader such as `head` may stop reading at any time.
 fn print(text: &str) -> anyhow::Result<ExitCode> {
-    use std::io::Write;
     let mut out = std::io::stdout();
     match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -271,7 +271,11 @@ mod tests {
         refused("[auth]\nkeys = [{ name = 'a', hash = 'secret' }]", &[], "expected sha256:");
         refused("[execution]\nmemory_budget = '1M'", &[], "execution.memory_budget: expected at least 4MiB");
         refused("[limits.max]\noutput = '129M'", &[], "limits.max.output: expected at most 128MiB");
-        refused("[server]\nbuffers = '1M'", &[], "server.buffers: expected at least server.body_limit, 10MiB");
+        refused(
+            "[server]\nbuffers = '1M'",
+            &[],
+            "server.buffers: expected at least four times server.body_limit, which is 10MiB",
+        );
         refused("[limits.max]\nprocesses = 0", &[], "limits.max.processes: expected at least 1");
         refused("[rate_limit]\nper_ip_per_minute = 0", &[], "rate_limit.per_ip_per_minute");
         refused("[log]\nformat = 'xml'", &[], "log.format (f.toml)");

@@ -44,6 +44,7 @@ pub struct Server {
     pub trusted_proxies: Vec<Proxy>,
     pub shutdown_grace: Span,
     pub buffers: Memory,
+    pub connections_per_ip: std::num::NonZeroU32,
 }
 
 /// An address, or a network in CIDR form.
@@ -293,10 +294,11 @@ impl Config {
                 return refuse(key, format!("expected at most {LARGEST_MESSAGE}"));
             }
         }
-        if self.buffers() < self.server.body_limit.0 {
+        // One client has half of them at most, and a body is there twice while it is read.
+        if self.buffers() / 4 < self.server.body_limit.0 {
             return refuse(
                 "server.buffers",
-                format!("expected at least server.body_limit, {}", self.server.body_limit),
+                format!("expected at least four times server.body_limit, which is {}", self.server.body_limit),
             );
         }
         if self.memory_budget() < MINIMUM.memory {

@@ -12,7 +12,7 @@ use crate::blobs::{BlobError, Blobs};
 use crate::scheduler::Finished;
 use crate::task::{
     Compilation, Content, Digest, FileResult, Form, Limits, MergeOutput, Omitted, Outcome, OutputEncoding, OutputGlob,
-    Status, StepName, Stream, Taken, TakenFile, TaskRequest, TaskResult, Verdict, to_base64,
+    Status, StepName, Stream, Taken, TakenFile, TaskRequest, TaskResult, Text, Verdict,
 };
 
 /// How a result is to be told, as its request says.
@@ -48,9 +48,6 @@ impl FormRequest {
 /// Whether so many bytes more may be held in memory until the answer is written.
 pub type Room<'a> = dyn FnMut(u64) -> bool + Send + 'a;
 
-/// How often the bytes of a file are in memory while an answer is made: as text, and as JSON.
-const TOLD_TIMES: u64 = 2;
-
 impl Engine {
     /// One result for each task, in order; or what stands for all.
     pub(super) async fn answer(
@@ -68,12 +65,22 @@ impl Engine {
         if all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
             return Ended::Fault;
         }
-        let mut results = Vec::new();
+        let mut judged = Vec::new();
         for at in 0..planned.tasks.len() {
-            results.push(self.result(owner, &planned, &ends, at, room).await);
+            judged.push(self.judged(&planned, &ends, at).await);
+        }
+        let units = planned.plan.connections.iter().map(|pipe| planned.graph.unit(pipe.from));
+        let ended_first: Vec<(usize, Option<bool>)> = units.flat_map(|unit| who_ended_first(unit, &ends)).collect();
+        // From here on each end goes into its result: what a task wrote is held once.
+        let mut ends = ends;
+        let mut results = Vec::new();
+        for (at, judged) in judged.into_iter().enumerate() {
+            results.push(self.result(owner, &planned, &mut ends, at, judged, room).await);
+        }
+        for (at, first) in ended_first {
+            results[at].ended_first = first;
         }
         for pipe in &planned.plan.connections {
-            tell_who_ended_first(planned.graph.unit(pipe.from), &ends, &mut results);
             if let (Some(detail), false) = (&mut results[pipe.from].detail, pipe.record) {
                 match pipe.stream {
                     Stream::Stdout => detail.stdout_bytes = None,
@@ -84,31 +91,34 @@ impl Engine {
         Ended::Results(results)
     }
 
+    /// The verdict, where one is expected.
+    async fn judged(&self, planned: &Planned, ends: &[Option<End>], at: usize) -> Option<Judged> {
+        let expect = planned.tasks[at].request.expect.as_ref()?;
+        let compile = planned.compilation_of(at).and_then(|step| ends[step].as_ref()).map(End::status);
+        if let Some(status) = compile.filter(|status| *status != Status::Success) {
+            return Some(uncompiled(status));
+        }
+        let Some(finished) = ends[at].as_ref().and_then(End::finished) else {
+            return Some((Verdict::NotExecuted, None));
+        };
+        let expected = expected(planned, ends, &expect.stdout);
+        Some(self.judge(finished, expected, expect.compare).await)
+    }
+
     async fn result(
         &self,
         owner: &str,
         planned: &Planned,
-        ends: &[Option<End>],
+        ends: &mut [Option<End>],
         at: usize,
+        judged: Option<Judged>,
         room: &mut Room<'_>,
     ) -> TaskResult {
         let task = &planned.tasks[at];
-        let compile = planned.compilations.iter().position(|&compiled| compiled == at);
-        let compile = compile.and_then(|number| ends[planned.tasks.len() + number].clone());
-        let end = ends[at].clone().unwrap_or_else(|| End::Refused("Faber lost the task before it started".into()));
+        let compile = planned.compilation_of(at).and_then(|step| ends[step].take());
+        let end = ends[at].take().unwrap_or_else(|| End::Refused("Faber lost the task before it started".into()));
         let job = task.job.as_ref().ok();
         let form = task.request.form.form(job.map(|job| &job.run.limits), &end);
-        let judged = match (&task.request.expect, compile.as_ref().map(End::status)) {
-            (None, _) => None,
-            (Some(_), Some(status)) if status != Status::Success => Some(uncompiled(status)),
-            (Some(expect), _) => Some(match end.finished() {
-                None => (Verdict::NotExecuted, None),
-                Some(finished) => {
-                    let expected = expected(planned, ends, &expect.stdout);
-                    self.judge(finished, expected, expect.compare).await
-                }
-            }),
-        };
         let (finished, cached) = match end {
             End::Ran { finished, cached } => (*finished, cached),
             end => (Finished::from(end.into_report()), false),
@@ -139,7 +149,7 @@ impl Engine {
     ) {
         let Taken { files, missing, mut omitted, .. } = taken;
         let asked = files.into_iter().filter(|file| globs.iter().any(|glob| glob.matches(&file.path)));
-        let mut is_inline = |size: u64| size <= self.inline_limit && room(TOLD_TIMES * size);
+        let mut is_inline = |size: u64| size <= self.inline_limit && room(size);
         let asked: Vec<_> = asked.map(|file| (is_inline(file.content.size()), file)).collect();
         let (blobs, owner) = (self.blobs.clone(), owner.to_owned());
         let told = tokio::task::spawn_blocking(move || tell_all(asked, blobs.as_ref(), &owner)).await;
@@ -194,7 +204,7 @@ pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
 /// Which of the tasks that were joined by pipes ended by itself, before the others. One that a broken pipe ended did not, whatever
 /// the clocks say: the other's end may be told only after it. One that was lost, of which no time is known, is what the others
 /// ended because of.
-fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [TaskResult]) {
+fn who_ended_first(unit: &[usize], ends: &[Option<End>]) -> Vec<(usize, Option<bool>)> {
     const BROKEN_PIPE: Outcome = Outcome::Signalled(13);
     let report = |at: usize| {
         let end = ends[at].as_ref().filter(|end| end.status() != Status::NotExecuted);
@@ -202,9 +212,7 @@ fn tell_who_ended_first(unit: &[usize], ends: &[Option<End>], results: &mut [Tas
     };
     let ended = unit.iter().filter_map(|&at| Some((at, report(at)?)));
     let first = ended.min_by_key(|(_, report)| (report.outcome == BROKEN_PIPE, report.ended_at)).map(|(at, _)| at);
-    for &at in unit {
-        results[at].ended_first = report(at).map(|_| Some(at) == first);
-    }
+    unit.iter().map(|&at| (at, report(at).map(|_| Some(at) == first))).collect()
 }
 
 /// Adds all files that were taken, whatever their size.
@@ -234,9 +242,9 @@ fn tell_all(files: Vec<(bool, TakenFile<Artifact>)>, blobs: Option<&Arc<Blobs>>,
 fn tell(content: &Artifact) -> Result<FileResult, String> {
     let bytes = content.read().map_err(|error| format!("it cannot be read: {error}"))?;
     let sha256 = Digest::new(Sha256::digest(&bytes).into()).hex().to_owned();
-    let (text, base64) = match String::from_utf8(bytes.to_vec()) {
-        Ok(text) => (Some(text), None),
-        Err(error) => (None, Some(to_base64(error.as_bytes()))),
+    let (text, base64) = match std::str::from_utf8(&bytes) {
+        Ok(_) => (Some(Text::utf8(bytes)), None),
+        Err(_) => (None, Some(Text::base64(bytes))),
     };
     Ok(FileResult { size: content.size(), mode: String::new(), sha256, text, base64, blob: None })
 }

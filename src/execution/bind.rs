@@ -13,6 +13,9 @@ use crate::task::{
     check_parents,
 };
 
+/// Copying or hashing so many bytes more is done beside the front's other work.
+pub(super) const LONG_WORK: u64 = 256 << 10;
+
 /// Bytes at hand, or a blob that has yet to be opened.
 #[derive(Debug, Clone)]
 pub enum Loose {
@@ -72,7 +75,8 @@ impl Engine {
     /// Why it cannot be run.
     pub(super) async fn fetch(&self, task: Task<Loose>, archives: Vec<LooseArchive>) -> Result<Task<Artifact>, String> {
         let is_ready = |content: &Loose| matches!(content, Loose::Ready(_));
-        if archives.is_empty() && task.contents().all(is_ready) {
+        let size = task.contents().map(Loose::size_at_hand).sum::<u64>();
+        if archives.is_empty() && size <= LONG_WORK && task.contents().all(is_ready) {
             return task.try_map(|content| open(content, None).map(|artifact| self.spool.take_large(artifact)));
         }
         let (blobs, spool, bounds) = (self.blobs.clone(), self.spool.clone(), self.archives);
@@ -98,19 +102,28 @@ impl Engine {
     /// # Errors
     /// Why it is not there.
     pub async fn open(&self, content: Loose) -> Result<Artifact, String> {
-        if let Loose::Ready(artifact) = content {
-            return Ok(self.spool.take_large(artifact));
-        }
+        let content = match content {
+            Loose::Ready(artifact) if artifact.size() <= LONG_WORK => return Ok(self.spool.take_large(artifact)),
+            content => content,
+        };
         let (blobs, spool) = (self.blobs.clone(), self.spool.clone());
         let work = move || match content {
             Loose::Path(path) => copy(&path, &spool),
-            content => open(content, blobs.as_ref()),
+            content => open(content, blobs.as_ref()).map(|artifact| spool.take_large(artifact)),
         };
         tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err("Faber failed to read content".into()))
     }
 }
 
 impl Loose {
+    /// Bytes that are in memory.
+    fn size_at_hand(&self) -> u64 {
+        match self {
+            Self::Ready(Artifact::Bytes(bytes)) => bytes.len() as u64,
+            _ => 0,
+        }
+    }
+
     /// The bytes, if they are at hand.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::End;
+use super::bind::LONG_WORK;
 use crate::artifact::Artifact;
 use crate::scheduler::Finished;
 use crate::task::{Outcome, Task};
@@ -160,8 +161,7 @@ fn size(finished: &Finished) -> u64 {
 
 /// Over all that can matter: image, command, environment, files, input, limits, and what is taken.
 async fn key(task: Task<Artifact>) -> Option<(Key, Task<Artifact>)> {
-    let is_small = |artifact: &Artifact| matches!(artifact, Artifact::Bytes(_));
-    if task.contents().all(is_small) {
+    if task.contents().map(Artifact::size).sum::<u64>() <= LONG_WORK {
         return digest(task);
     }
     tokio::task::spawn_blocking(move || digest(task)).await.ok().flatten()

@@ -197,6 +197,11 @@ impl Planned {
         }
     }
 
+    /// The step that is a task's compilation, if there is one.
+    fn compilation_of(&self, task: usize) -> Option<usize> {
+        self.compilations.iter().position(|&compiled| compiled == task).map(|number| self.tasks.len() + number)
+    }
+
     fn name(&self, step: usize) -> String {
         let (task, is_compilation) = self.task_of(step);
         let name = match &self.tasks[task].request.form.name {
@@ -258,8 +263,7 @@ impl Engine {
 
     fn why_blocked(&self, planned: &Planned, ends: &[Option<End>], blocked: crate::graph::Blocked) -> String {
         // A task whose compilation failed has the status of that.
-        let compile = planned.compilations.iter().position(|&task| task == blocked.need);
-        let compile = compile.and_then(|number| ends[planned.tasks.len() + number].as_ref());
+        let compile = planned.compilation_of(blocked.need).and_then(|step| ends[step].as_ref());
         let failed = compile.map(End::status).filter(|status| *status != Status::Success);
         let status = failed.or(ends[blocked.need].as_ref().map(End::status)).unwrap_or(Status::NotExecuted);
         format!("needs {}, which ended with {status:?}", planned.name(blocked.need))

@@ -1,23 +1,25 @@
 //! The keeper: what `faber serve` starts as. Privileged, single-threaded, and it reads nothing from the network.
 //!
 //! It binds the port, starts the front and the runners, restarts what dies and sweeps what it left, and ends everything
-//! when told. It talks only downwards: a runner's socket goes to the front, and the keeper keeps no end of it. The one
-//! thing it hears is a single byte of each front's, that tasks can be taken: all that follows is what the service manager
-//! shows, and a front that says so without reason could as well answer nobody.
+//! when told. It talks only downwards: a runner's socket goes to the front, and the keeper keeps no end of it. All it hears
+//! are single bytes of the front's: that tasks can be taken, which is what the service manager shows, and that requests are
+//! answered, without which the front is replaced. A front that says so without reason could as well answer nobody.
+//! Whatever it waits for has an end: it sends without blocking, and what cannot be started now is tried again later.
 //!
 //! ```text
 //! keeper ──(wire)──> front <══(runner::wire)══> runner, runner, …
-//!    └── waits for SIGCHLD, SIGTERM, SIGINT, the next restart, a new front's byte, the manager's watchdog; nothing else
+//!    └── waits for SIGCHLD, SIGTERM, SIGINT, the next restart or ping, a front's byte, the manager's watchdog; nothing else
 //! ```
 
 mod child;
+mod front;
 mod instance;
 mod manager;
 pub mod wire;
 
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -29,16 +31,17 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::artifact::Spool;
 use crate::chain::chain;
 use crate::frame;
+use crate::restart::Restart;
 use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, Shared, UidRange, share_directory};
 pub use child::Child;
+use front::Front;
 pub use instance::{Instance, InstanceError, run_dir};
 use manager::Manager;
 use wire::Message;
 
-/// A runner that lived shorter than this when it ended has its restart delayed.
-const HEALTHY: Duration = Duration::from_secs(5);
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// A front whose restart is delayed so long has ended several times in a row.
+const REPEATED: Duration = Duration::from_secs(1);
 /// How long what is told to end may take beyond its own grace, before it is killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -81,6 +84,7 @@ struct Keeper {
     /// Where blobs are kept, as the front may write there.
     blobs: Option<Shared>,
     front: Option<Front>,
+    front_restart: Restart,
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
     manager: Manager,
@@ -88,19 +92,11 @@ struct Keeper {
     stopping: bool,
 }
 
-struct Front {
-    child: Child,
-    socket: UnixStream,
-    /// It has said what it has to say: its socket is not looked at any more.
-    heard: bool,
-}
-
 /// One slot's runner, dead or alive.
 struct SlotKeeper {
     name: String,
     runner: Option<(Child, Instant)>,
-    delay: Duration,
-    due: Instant,
+    restart: Restart,
 }
 
 /// What a wait ended with.
@@ -108,7 +104,7 @@ struct SlotKeeper {
 enum Woken {
     ChildEnded,
     Stop,
-    /// The front said that tasks can be taken, or closed its socket.
+    /// The front said something, or closed its socket.
     Front,
     Timeout,
 }
@@ -122,10 +118,8 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
     let front_ids = UidRange::claim(&instance.claims_of_ids())?;
     let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
     let blobs = open_blobs(&plan.runner.data_dir, &front_ids);
-    let now = Instant::now();
-    let slots = (0..plan.slots)
-        .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, delay: Duration::ZERO, due: now })
-        .collect();
+    let slots =
+        (0..plan.slots).map(|n| SlotKeeper { name: format!("s{n}"), runner: None, restart: Restart::new() }).collect();
     let mut keeper = Keeper {
         plan,
         listener: Some(listener),
@@ -134,6 +128,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
         spool,
         blobs,
         front: None,
+        front_restart: Restart::new(),
         slots,
         signals,
         manager: Manager::new(),
@@ -146,60 +141,71 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
 
 impl Keeper {
     fn keep(&mut self) -> Result<()> {
-        self.start_front()?;
         while !self.stopping {
-            self.start_due()?;
+            self.start_due();
+            if let Some(front) = &mut self.front {
+                front.look_after();
+            }
             match self.wait(self.next_due())? {
                 Woken::Stop => return Ok(()),
                 Woken::Timeout => {}
-                Woken::ChildEnded => self.reap()?,
-                Woken::Front => self.hear_front()?,
+                Woken::ChildEnded => self.reap(),
+                Woken::Front => self.hear_front(),
             }
         }
         Ok(())
     }
 
-    /// Takes a front's word, once.
-    fn hear_front(&mut self) -> Result<()> {
-        let Some(front) = &mut self.front else { return Ok(()) };
-        front.heard = true;
-        if wire::is_ready(&front.socket).map_err(at("hear from the front"))? {
+    fn hear_front(&mut self) {
+        if self.front.as_mut().is_some_and(Front::hear) {
             tracing::info!("ready: a container waits for a task");
             self.manager.ready("Serving");
         }
-        Ok(())
     }
 
-    fn start_front(&mut self) -> Result<()> {
-        let Some(listener) = &self.listener else { return Ok(()) };
-        let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let child = Child::start("front", theirs).map_err(at("start the front"))?;
-        let message = Message::Start {
+    /// Starts what is due; what cannot be started now (no process, no descriptor) is due again later.
+    fn start_due(&mut self) {
+        let now = Instant::now();
+        if self.front.is_none() && self.front_restart.due() <= now {
+            self.start_front();
+        }
+        if self.front.is_none() {
+            return;
+        }
+        for index in 0..self.slots.len() {
+            if self.slots[index].runner.is_some() || self.slots[index].restart.due() > now {
+                continue;
+            }
+            if let Err(error) = self.start_runner(index) {
+                let slot = &mut self.slots[index];
+                let delay = slot.restart.ended(Duration::ZERO);
+                tracing::error!(slot = slot.name, error = chain(&error), ?delay, "a runner cannot be started yet");
+                self.manager.status("A runner cannot be started yet");
+            }
+        }
+    }
+
+    fn start_front(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        let start = Message::Start {
             config: self.plan.config.clone(),
             id: self.front_ids.base(),
             memory_pressure: self.instance.memory_pressure(),
         };
-        let mut fds = vec![listener.as_fd(), self.spool.as_fd()];
-        fds.extend(self.blobs.as_ref().map(|blobs| blobs.directory.as_fd()));
-        let sent = wire::send(&socket, &message, &fds);
-        tracing::debug!(pid = child.id(), "the front is started");
-        self.front = Some(Front { child, socket, heard: false });
-        // A front that is gone already is seen by its end.
-        sent.or_else(gone).map_err(at("tell the front"))
-    }
-
-    fn start_due(&mut self) -> Result<()> {
-        let now = Instant::now();
-        for at in 0..self.slots.len() {
-            if self.slots[at].runner.is_none() && self.slots[at].due <= now {
-                self.start_runner(at)?;
+        let blobs = self.blobs.as_ref().map(|blobs| blobs.directory.as_fd());
+        let fds: Vec<BorrowedFd<'_>> = [listener.as_fd(), self.spool.as_fd()].into_iter().chain(blobs).collect();
+        match Front::start(&start, &fds) {
+            Ok(front) => self.front = Some(front),
+            Err(error) => {
+                let delay = self.front_restart.ended(Duration::ZERO);
+                tracing::error!(%error, ?delay, "the front cannot be started yet");
+                self.manager.status("The HTTP process cannot be started yet");
             }
         }
-        Ok(())
     }
 
     fn start_runner(&mut self, index: usize) -> Result<()> {
-        let Some(front) = &self.front else { return Ok(()) };
+        let Some(front) = &mut self.front else { return Ok(()) };
         let slot = &mut self.slots[index];
         let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let setup = Setup {
@@ -212,37 +218,31 @@ impl Keeper {
         let child = Child::start("runner", theirs).map_err(at("start a runner"))?;
         tracing::debug!(pid = child.id(), slot = slot.name, "a runner is started");
         slot.runner = Some((child, Instant::now()));
-        let message = Message::Runner { slot: slot.name.clone() };
-        wire::send(&front.socket, &message, &[socket.as_fd()]).or_else(gone).map_err(at("tell the front"))
+        front.tell(&Message::Runner { slot: slot.name.clone() }, &[socket.as_fd()]);
+        Ok(())
     }
 
     /// Looks which children have ended.
-    fn reap(&mut self) -> Result<()> {
+    fn reap(&mut self) {
         for slot in &mut self.slots {
             let Some((runner, started)) = &mut slot.runner else { continue };
             let Some(status) = runner.ended() else { continue };
             let lived = started.elapsed();
             slot.runner = None;
-            slot.delay = if lived >= HEALTHY {
-                Duration::ZERO
-            } else {
-                (slot.delay * 2).clamp(Duration::from_millis(100), LONGEST_DELAY)
-            };
-            slot.due = Instant::now() + slot.delay;
-            tracing::warn!(slot = slot.name, %status, delay = ?slot.delay, "a runner ended; it will be restarted");
+            let delay = slot.restart.ended(lived);
+            tracing::warn!(slot = slot.name, %status, ?delay, "a runner ended; it will be restarted");
             sweep(&self.instance, &slot.name);
         }
-        let Some(status) = self.front.as_mut().and_then(|front| front.child.ended()) else { return Ok(()) };
-        tracing::error!(%status, "the front ended; everything is restarted");
-        self.manager.status("The HTTP process ended; everything is restarted");
+        let Some((status, lived)) = self.front.as_mut().and_then(Front::ended) else { return };
         self.front = None;
+        let delay = self.front_restart.ended(lived);
+        tracing::error!(%status, ?delay, "the front ended; everything is restarted");
+        self.manager.status(match delay {
+            delay if delay < REPEATED => "The HTTP process ended; everything is restarted",
+            _ => "The HTTP process ends again and again; it is restarted ever later",
+        });
         // Their sockets are closed now, so the runners end by themselves.
         self.end_runners();
-        if self.stopping {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(100));
-        self.start_front()
     }
 
     /// Drains the front, then lets the runners end. A second signal means: at once.
@@ -251,20 +251,24 @@ impl Keeper {
         self.manager.stopping("Draining: running tasks may finish", self.plan.shutdown_grace + 2 * PATIENCE);
         if let Some(mut front) = self.front.take() {
             tracing::info!(grace = ?self.plan.shutdown_grace, "draining: running tasks may finish");
-            let _ = wire::send(&front.socket, &Message::Drain, &[]);
+            front.tell(&Message::Drain, &[]);
             self.await_front(&mut front, Instant::now() + self.plan.shutdown_grace + PATIENCE);
         }
         self.end_runners();
     }
 
+    /// Waits for its end, and makes it after the deadline, at a signal, or when it does not read what it is told.
     fn await_front(&mut self, front: &mut Front, deadline: Instant) {
-        while front.child.ended().is_none() {
-            match self.wait(Some(deadline)) {
+        let mut deadline = Some(deadline);
+        while front.ended().is_none() {
+            match self.wait(deadline) {
                 Ok(Woken::ChildEnded) => {}
-                Ok(Woken::Timeout) if Instant::now() < deadline => {}
+                Ok(Woken::Timeout) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
+                _ if deadline.is_none() => {}
                 _ => {
                     tracing::warn!("the front is ended before it has drained");
-                    front.child.kill();
+                    front.kill();
+                    deadline = None;
                 }
             }
         }
@@ -278,7 +282,7 @@ impl Keeper {
                 let ended = slot.runner.as_mut().is_some_and(|(runner, _)| runner.ended().is_some());
                 if ended {
                     slot.runner = None;
-                    slot.due = Instant::now();
+                    slot.restart.at_once();
                     sweep(&self.instance, &slot.name);
                 }
             }
@@ -299,7 +303,9 @@ impl Keeper {
     }
 
     fn next_due(&self) -> Option<Instant> {
-        self.slots.iter().filter(|slot| slot.runner.is_none()).map(|slot| slot.due).min()
+        let Some(front) = &self.front else { return Some(self.front_restart.due()) };
+        let dead = self.slots.iter().filter(|slot| slot.runner.is_none());
+        dead.map(|slot| slot.restart.due()).chain(front.due()).min()
     }
 
     /// Waits for what comes first, and tells the manager in time that the keeper lives.
@@ -309,9 +315,7 @@ impl Keeper {
         let timeout = timeout
             .map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() });
         let mut fds = vec![PollFd::new(&self.signals, PollFlags::IN)];
-        fds.extend(
-            self.front.iter().filter(|front| !front.heard).map(|front| PollFd::new(&front.socket, PollFlags::IN)),
-        );
+        fds.extend(self.front.iter().filter_map(Front::awaited).map(|socket| PollFd::new(socket, PollFlags::IN)));
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(Woken::Timeout),
             other => other.map_err(at("wait for a signal"))?,
@@ -341,11 +345,6 @@ fn sweep(instance: &Instance, slot: &str) {
     if let Err(error) = instance.sweep_slot(slot) {
         tracing::warn!(slot, error = chain(&error), "a dead runner's remains cannot be removed yet");
     }
-}
-
-/// The other side's death is learned from its exit status, not from the socket.
-fn gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 /// What tells a process to end.

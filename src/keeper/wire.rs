@@ -3,12 +3,13 @@
 //! ```text
 //! keeper: Start + [listening socket, spool, and the blobs' directory if there is one]
 //! keeper: Runner + [socket]        for each runner, and again for each that takes a dead one's place
+//! keeper: Ping                     now and then: does it serve?
 //! keeper: Drain                    finish, then end
 //!
-//! front:  one byte, once           it serves, and a container waits for a task
+//! front:  Ready, once              it serves, and a container waits for a task
+//! front:  Serving                  to a Ping: a request has gone the way of any request, and was answered
 //! ```
-//! The front is not trusted with more: of what it says nothing but that byte is read. A closed socket means that the other
-//! is gone.
+//! The front is not trusted with more: its words are one byte each. A closed socket means that the other is gone.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,7 +32,16 @@ pub enum Message {
     Runner {
         slot: String,
     },
+    Ping,
     Drain,
+}
+
+/// What a front says, a byte each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Word {
+    Ready = 1,
+    Serving = 2,
 }
 
 /// Sends one message and the descriptors that belong to it.
@@ -50,26 +60,31 @@ pub fn receive(socket: &UnixStream) -> io::Result<Option<(Message, Vec<OwnedFd>)
     frame::receive_with(socket)
 }
 
-/// Says that tasks can be taken.
+/// Says one word.
 ///
 /// # Errors
 /// send(2)'s.
-pub fn say_ready(socket: &UnixStream) -> io::Result<()> {
-    rustix::net::send(socket, &[1], SendFlags::NOSIGNAL)?;
+pub fn say(socket: &UnixStream, word: Word) -> io::Result<()> {
+    rustix::net::send(socket, &[word as u8], SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-/// Whether the other side has said so, once there is something to read; if not, it is gone.
+/// What the other side has said, once there is something to read; None for what is no word. Nothing: it is gone.
 ///
 /// # Errors
 /// recv(2)'s.
-pub fn is_ready(socket: &UnixStream) -> io::Result<bool> {
-    match rustix::net::recv(socket, &mut [0; 1], RecvFlags::DONTWAIT) {
-        Ok((_, said)) => Ok(said > 0),
+pub fn words(socket: &UnixStream) -> io::Result<Vec<Option<Word>>> {
+    let mut bytes = [0; 16];
+    match rustix::net::recv(socket, &mut bytes, RecvFlags::DONTWAIT) {
+        Ok((_, said)) => Ok(bytes[..said.min(bytes.len())].iter().map(|byte| word(*byte)).collect()),
         // It ended without reading all that it was told.
-        Err(rustix::io::Errno::CONNRESET) => Ok(false),
+        Err(rustix::io::Errno::CONNRESET) => Ok(Vec::new()),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn word(byte: u8) -> Option<Word> {
+    [Word::Ready, Word::Serving].into_iter().find(|word| *word as u8 == byte)
 }
 
 #[cfg(test)]
@@ -77,15 +92,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_front_that_is_gone_is_not_ready() {
+    fn a_front_that_is_gone_says_nothing() {
         let (here, there) = UnixStream::pair().unwrap();
-        say_ready(&there).unwrap();
-        assert!(is_ready(&here).unwrap());
+        say(&there, Word::Ready).unwrap();
+        say(&there, Word::Serving).unwrap();
+        rustix::net::send(&there, &[9], SendFlags::NOSIGNAL).unwrap();
+        assert_eq!(words(&here).unwrap(), [Some(Word::Ready), Some(Word::Serving), None]);
         drop(there);
-        assert!(!is_ready(&here).unwrap());
+        assert_eq!(words(&here).unwrap(), []);
         let (here, there) = UnixStream::pair().unwrap();
         send(&here, &Message::Drain, &[]).unwrap();
         drop(there);
-        assert!(!is_ready(&here).unwrap());
+        assert_eq!(words(&here).unwrap(), []);
     }
 }

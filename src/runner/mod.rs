@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! empty ──create──> created ──Order::Run──> running ──report──> removing ──> empty
-//!   │                  └─ its init is gone ──> empty
+//!   │                  └─ its init is gone ──(delay, or a task)──> empty
 //!   └─ create fails: Notice::Failed, and the process ends (libcontainer leaks with each failure)
 //! ```
 //! One poll at a time, blocking throughout: libcontainer forks without exec, which a threaded process must not.
@@ -14,15 +14,16 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::artifact::{Artifact, Data, Packed, Packing, Spool};
 use crate::chain::chain;
 use crate::frame;
 use crate::image::{Catalog, Store, StoreError};
+use crate::restart::Restart;
 use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
 use crate::task::{ImageId, Limits, Report, Taken, Task};
@@ -70,6 +71,8 @@ struct Runner {
     slot: Slot,
     /// What the next container is made of.
     image: ImageId,
+    /// What it is made of when that is not there any more.
+    default_image: ImageId,
     max: Limits,
 }
 
@@ -77,6 +80,8 @@ struct Runner {
 enum Event {
     Order(Order, Vec<OwnedFd>),
     InitGone,
+    /// It is time to make another container.
+    Due,
     Closed,
 }
 
@@ -89,26 +94,34 @@ impl Runner {
         let image = Catalog::new(store.clone()).image(default_image)?.id();
         let slot = Slot::claim(SlotPlace { run_dir, dir, instance, name: slot }, store, foreign, *resources, spool)?;
         keep_what_containers_take().map_err(at("give up capabilities"))?;
-        Ok(Self { slot, image, max: max.clone() })
+        Ok(Self { slot, image: image.clone(), default_image: image, max: max.clone() })
     }
 
     fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
-        let mut created = self.create()?;
+        let (mut created, mut since) = (Some(self.create()?), Instant::now());
+        let mut restart = Restart::new();
         say(socket, &Notice::Ready)?;
         loop {
-            match wait(socket, &created)? {
+            match wait(socket, created.as_ref().ok_or(restart.due()))? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
                 Event::Order(Order::Cancel | Order::Go, _) => continue,
-                Event::InitGone => drop(created),
+                // Whoever kills inits does not get as many as there is time for.
+                Event::InitGone => {
+                    created = None;
+                    restart.ended(since.elapsed());
+                    continue;
+                }
+                Event::Due => {}
                 Event::Order(Order::Run { task, pipes, hold }, fds) => {
-                    self.run(unpack(*task, pipes, fds)?, hold, created, socket)?;
-                    created = self.create()?;
+                    let waiting = created.take().map_or_else(|| self.create(), Ok)?;
+                    self.run(unpack(*task, pipes, fds)?, hold, waiting, socket)?;
+                    (created, since) = (Some(self.create()?), Instant::now());
                     say(socket, &Notice::Ready)?;
                     continue;
                 }
             }
-            created = self.create()?;
+            (created, since) = (Some(self.create()?), Instant::now());
         }
     }
 
@@ -135,7 +148,16 @@ impl Runner {
         } else {
             drop(created);
             self.image = task.image.clone();
-            self.create()?
+            match self.create() {
+                Ok(created) => created,
+                // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
+                Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
+                    let reason = format!("the image {} cannot be used any more", task.image.name);
+                    self.image = self.default_image.clone();
+                    return report(socket, Report::not_executed(reason), Taken::default(), Some(chain(&error)));
+                }
+                Err(error) => return Err(error),
+            }
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
         let mut go = || if hold { held(socket) } else { Ok(true) };
@@ -191,13 +213,19 @@ fn say(socket: &UnixStream, notice: &Notice) -> Result<(), RunnerError> {
     frame::send(socket, notice).map_err(at("tell the front"))
 }
 
-fn wait(socket: &UnixStream, created: &Created) -> Result<Event, RunnerError> {
-    let [init, control] = created.ends();
-    let mut fds =
-        [PollFd::new(socket, PollFlags::IN), PollFd::new(&init, PollFlags::IN), PollFd::new(&control, PollFlags::IN)];
-    while let Err(errno) = poll(&mut fds, None) {
-        if errno != rustix::io::Errno::INTR {
-            return Err(at("wait for an order")(errno));
+/// Waits for the front and for the end of the container's init; without a container, until another is due.
+fn wait(socket: &UnixStream, created: Result<&Created, Instant>) -> Result<Event, RunnerError> {
+    let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
+    let ends = created.map(Created::ends);
+    fds.extend(ends.iter().flatten().map(|end| PollFd::new(end, PollFlags::IN)));
+    loop {
+        let left = ends.as_ref().err().map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) => return Ok(Event::Due),
+            Ok(_) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(at("wait for an order")(errno)),
         }
     }
     if fds[0].revents().is_empty() {

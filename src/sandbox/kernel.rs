@@ -121,13 +121,18 @@ pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
 }
 
 /// Readies this process for being forked over and over: what it has allocated and freed is the kernel's again, or each child
-/// would have its page tables copied (mallopt(3)); and what Rust asks the processor once, it asks here, since in a virtual
-/// machine each question goes to the machine's owner.
+/// would have its page tables copied; and what Rust asks the processor once, it asks here, since in a virtual machine each
+/// question goes to the machine's owner.
 pub fn ready_for_forks() {
-    // SAFETY: sets a number of the allocator's; the default, but no longer raised by every large block that is freed.
-    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
+    give_back_large_blocks();
     #[cfg(target_arch = "x86_64")]
     std::hint::black_box(std::arch::is_x86_feature_detected!("avx2"));
+}
+
+/// From now on large blocks of memory are the kernel's again as soon as they are freed (mallopt(3)).
+pub fn give_back_large_blocks() {
+    // SAFETY: sets a number of the allocator's; the default, but no longer raised by every large block that is freed.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
 }
 
 /// Puts every signal back to its default action: a Rust process ignores SIGPIPE, and execve(2) keeps what is ignored.

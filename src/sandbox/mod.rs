@@ -29,6 +29,7 @@ mod workspace;
 
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
+pub use kernel::give_back_large_blocks;
 pub use namespaces::{probe as probe_namespaces, probe_procfs};
 pub use shared::{Shared, share_directory};
 pub use slot::{Slot, SlotError, SlotPlace};

@@ -10,7 +10,7 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
-use super::{ArchiveFormat, ArchiveRequest, Digest, StepName, WorkspacePath};
+use super::{ArchiveFormat, ArchiveRequest, Digest, StepName, WorkspacePath, to_base64};
 
 /// Bytes as a client gives them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,56 +253,6 @@ impl<'de> Deserialize<'de> for FileRequest {
     }
 }
 
-/// Bytes as they are returned: a string where they are text, else an object with their base64.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[schema(example = "hello world\n")]
-#[serde(untagged)]
-pub enum Text {
-    /// As it is, or as base64 where `output_encoding` is that.
-    Plain(String),
-    /// With `output_encoding` auto, where the bytes are not UTF-8.
-    Binary {
-        #[schema(example = "AAEC/w==")]
-        base64: String,
-    },
-}
-
-/// How output becomes a string.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[schema(example = "utf8")]
-#[serde(rename_all = "lowercase")]
-pub enum OutputEncoding {
-    /// What is not UTF-8 comes as U+FFFD.
-    #[default]
-    Utf8,
-    /// Everything comes as base64.
-    Base64,
-    /// A string where it is UTF-8, else an object with base64.
-    Auto,
-}
-
-impl OutputEncoding {
-    /// None for nothing.
-    pub fn encode(self, bytes: Vec<u8>) -> Option<Text> {
-        if bytes.is_empty() {
-            return None;
-        }
-        let lossy = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Some(match (self, String::from_utf8(bytes)) {
-            (Self::Base64, Ok(text)) => Text::Plain(to_base64(text.as_bytes())),
-            (Self::Base64, Err(error)) => Text::Plain(to_base64(error.as_bytes())),
-            (_, Ok(text)) => Text::Plain(text),
-            (Self::Utf8, Err(error)) => Text::Plain(lossy(error.as_bytes())),
-            (Self::Auto, Err(error)) => Text::Binary { base64: to_base64(error.as_bytes()) },
-        })
-    }
-}
-
-/// RFC 4648 §4, padded.
-pub fn to_base64(bytes: &[u8]) -> String {
-    STANDARD.encode(bytes)
-}
-
 /// For requests that are written, as the command line's are in tests.
 impl Serialize for Content {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -381,16 +331,5 @@ mod tests {
         }
         refused(file(json!({ "directory": true, "text": "" })), "expected either");
         refused(file(json!({ "symlink": "a", "mode": "0644" })), "expected either");
-    }
-
-    #[test]
-    fn output_comes_in_the_encoding_that_was_asked_for() {
-        use OutputEncoding::{Auto, Base64, Utf8};
-        let plain = |text: &str| Some(Text::Plain(text.into()));
-        assert_eq!(Utf8.encode(b"a\xffb".to_vec()), plain("a\u{fffd}b"));
-        assert_eq!(Base64.encode(b"a\xffb".to_vec()), plain("Yf9i"));
-        assert_eq!(Auto.encode(b"a\xffb".to_vec()), Some(Text::Binary { base64: "Yf9i".into() }));
-        assert_eq!(Auto.encode(b"ab".to_vec()), plain("ab"));
-        assert_eq!(Base64.encode(Vec::new()), None);
     }
 }

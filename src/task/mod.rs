@@ -14,11 +14,10 @@ mod outcome;
 mod request;
 mod result;
 mod step;
+mod text;
 
 pub use compare::{Compare, Difference, compare};
-pub use content::{
-    Content, ContentForms, FileForms, FileRequest, OutputEncoding, Part, Reference, Stream, Text, to_base64,
-};
+pub use content::{Content, ContentForms, FileForms, FileRequest, Part, Reference, Stream};
 pub use files::{PathRefusal, WorkspacePath};
 pub use image::{Digest, ImageId, ImageName, Offer};
 pub use job::{
@@ -35,6 +34,7 @@ pub use request::{
 };
 pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
 pub use step::{OutputGlob, RunWhen, StepName};
+pub use text::{MARK, OutputEncoding, Text, to_base64};
 
 /// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -126,12 +126,12 @@ pub struct FileResult {
     pub sha256: String,
     /// Its bytes where they are UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "hi\n")]
-    pub text: Option<String>,
+    #[schema(value_type = Option<String>, example = "hi\n")]
+    pub text: Option<Text>,
     /// Its bytes where they are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(example = "AAEC/w==")]
-    pub base64: Option<String>,
+    #[schema(value_type = Option<String>, example = "AAEC/w==")]
+    pub base64: Option<Text>,
     /// In place of both where it is larger than `outputs.inline_limit`: GET /blobs/BLOB has the bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")]
@@ -312,6 +312,20 @@ impl TaskResult {
             message: None,
             ended_first: None,
             detail,
+        }
+    }
+}
+
+impl TaskResult {
+    /// What the task wrote, and the files that are told.
+    pub fn each_text(&mut self, each: &mut dyn FnMut(&mut Text)) {
+        let compile = self.compile.as_mut().and_then(|compilation| compilation.0.as_mut());
+        let files = self.files.iter_mut().flat_map(BTreeMap::values_mut);
+        let files = files.flat_map(|file| file.text.iter_mut().chain(&mut file.base64));
+        let streams = self.stdout.iter_mut().chain(&mut self.stderr).chain(self.output.iter_mut().flatten());
+        streams.chain(files).for_each(&mut *each);
+        if let Some(compile) = compile {
+            compile.each_text(each);
         }
     }
 }

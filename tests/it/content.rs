@@ -494,7 +494,8 @@ time.sleep(0.1)
 
 #[test]
 fn answers_with_many_outputs_stay_within_what_requests_may_hold() {
-    let env = [NO_LIMIT, ("FABER_SERVER__BUFFERS", "16M"), ("FABER_EXECUTION__CONCURRENCY", "1")];
+    let buffers = [("FABER_SERVER__BUFFERS", "32M"), ("FABER_SERVER__BODY_LIMIT", "1M")];
+    let env = [NO_LIMIT, buffers[0], buffers[1], ("FABER_EXECUTION__CONCURRENCY", "1")];
     let server = Server::start(&["--open-mode"], &env);
     let script = "for i in {10..89}; do { echo $i; head -c 1048573 /dev/zero | tr '\\0' x; } >$i; done";
     let limits = json!({ "max_output_size": 1000 });

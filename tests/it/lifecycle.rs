@@ -368,6 +368,30 @@ fn the_service_manager_hears_when_tasks_can_be_taken_and_when_they_no_longer_can
 }
 
 #[test]
+fn a_front_that_ends_again_and_again_is_restarted_ever_later_and_the_manager_hears_of_it() {
+    let manager = Manager::new();
+    let mut server = manager.server(&[]);
+    assert_eq!(manager.hear(), "READY=1\nSTATUS=Serving\n");
+    let mut ended = 0;
+    while !server.log().contains("\"delay\":\"1.6s\"") {
+        for pid in server.processes("front") {
+            // It may be gone, and is not waited for: whatever ends it, it ends at once.
+            ended += i32::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
+        }
+        std::thread::yield_now();
+    }
+    let heard: Vec<String> = std::iter::from_fn(|| manager.heard.try_recv().ok()).collect();
+    let said = "STATUS=The HTTP process ends again and again; it is restarted ever later\n";
+    assert!(heard.iter().any(|heard| heard == said), "{heard:?}");
+    for delay in ["100ms", "200ms", "400ms", "800ms"] {
+        assert!(server.log().contains(&format!("\"delay\":\"{delay}\"")), "{}", server.log());
+    }
+    assert!(ended < 100, "{ended} signals");
+    assert_eq!(server.shell("echo serving"), "serving");
+    assert_eq!(server.stop(), Some(0), "{}", server.log());
+}
+
+#[test]
 fn a_watchdog_hears_of_the_keeper_in_time_until_the_end() {
     let manager = Manager::new();
     let started = std::time::Instant::now();

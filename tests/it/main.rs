@@ -3,6 +3,7 @@
 mod architecture;
 mod blobs;
 mod cgroup2;
+mod clients;
 mod commands;
 mod content;
 mod contract;
@@ -18,6 +19,7 @@ mod lifecycle;
 mod limits;
 mod oci;
 mod readme;
+mod resilience;
 mod rootless;
 mod scripts;
 mod steps;

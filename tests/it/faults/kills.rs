@@ -125,7 +125,7 @@ fn inits(runner: i32) -> Vec<i32> {
 
 #[test]
 fn whatever_is_killed_under_load_every_answer_is_true() {
-    let kills = times("FABER_KILLS", 40);
+    let kills = times("TEST_KILLS", 40);
     let mut dice = Dice::new();
     let env = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__CONCURRENCY", "4")];
     let server = Server::start(&["--open-mode"], &env);
@@ -204,7 +204,7 @@ fn whatever_is_killed_under_load_every_answer_is_true() {
 #[test]
 fn whenever_the_keeper_is_killed_the_next_start_finds_nothing_in_its_way() {
     let mut dice = Dice::new();
-    for round in 0..times("FABER_KILLS", 40).div_ceil(10) {
+    for round in 0..times("TEST_KILLS", 40).div_ceil(10) {
         let mut server = Server::start(&["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")]);
         let mark = format!("keeper-{}-{round}-", std::process::id());
         let load = Load::start(&server, &mark, 2);

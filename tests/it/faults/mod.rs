@@ -1,6 +1,6 @@
 //! Broken machines and killed processes: every answer is true, nobody else is harmed, nothing is left.
 //!
-//! What takes minutes does a part of itself here, and all of it where the environment asks: `FABER_KILLS=500`, `FABER_SOAK=50000`.
+//! What takes minutes does a part of itself here, and all of it where the environment asks: `TEST_KILLS=500`, `TEST_SOAK=50000`.
 
 mod kills;
 mod machine;
@@ -15,8 +15,8 @@ struct Dice(u64);
 
 impl Dice {
     fn new() -> Self {
-        let seed = times("FABER_SEED", std::process::id() as usize) as u64;
-        println!("FABER_SEED={seed}");
+        let seed = times("TEST_SEED", std::process::id() as usize) as u64;
+        println!("TEST_SEED={seed}");
         Self(seed)
     }
 

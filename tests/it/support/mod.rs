@@ -6,9 +6,9 @@ pub mod left;
 pub mod oci;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -59,6 +59,43 @@ impl Answer {
     }
 }
 
+/// A server that has yet to say where it is.
+struct Starting {
+    keeper: Child,
+    dir: TempDir,
+}
+
+impl Starting {
+    fn new(dir: TempDir, preparation: &str, args: &[&str], env: &[(&str, &str)], stderr: Stdio) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]);
+        command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
+        // What this machine's own store has is no part of a test. The front, which is nobody, has to pass.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        command.env("FABER_DATA_DIR", dir.path().join("data"));
+        command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
+        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let keeper = command.stderr(stderr).spawn().unwrap();
+        Self { keeper, dir }
+    }
+
+    #[track_caller]
+    fn url(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+        line.trim().strip_prefix("Faber serves on ").unwrap_or_else(|| panic!("no server: {line}{}", log())).to_owned()
+    }
+
+    fn started(self, url: String, instance: String) -> Server {
+        Server { keeper: self.keeper, url, instance, dir: self.dir, stopped: false }
+    }
+}
+
+fn instance_in(line: &str) -> Option<String> {
+    Some(serde_json::from_str::<Value>(line).ok()?["instance"].as_str()?.to_owned())
+}
+
 impl Server {
     /// For everybody, without rate limits, and with patience.
     pub fn start_open() -> Self {
@@ -82,25 +119,30 @@ impl Server {
     }
 
     fn start_in(dir: TempDir, preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("{preparation}\nexec \"$@\""), "bash", FABER]);
-        command.args(["serve", "--listen", "127.0.0.1:0"]).args(args);
-        // What this machine's own store has is no part of a test. The front, which is nobody, has to pass.
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        command.env("FABER_DATA_DIR", dir.path().join("data"));
-        command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
-        command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut keeper = command.stderr(File::create(dir.path().join("log")).unwrap()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
-        let url =
-            line.trim().strip_prefix("Faber serves on ").unwrap_or_else(|| panic!("no server: {line}{log}")).to_owned();
-        let instance = log
-            .lines()
-            .find_map(|line| Some(serde_json::from_str::<Value>(line).ok()?["instance"].as_str()?.to_owned()));
-        let instance = instance.unwrap_or_else(|| panic!("no instance: {log}"));
-        Self { keeper, url, instance, dir, stopped: false }
+        let log = File::create(dir.path().join("log")).unwrap();
+        let mut starting = Starting::new(dir, preparation, args, env, log.into());
+        let url = starting.url();
+        let log = std::fs::read_to_string(starting.dir.path().join("log")).unwrap();
+        let instance = log.lines().find_map(instance_in).unwrap_or_else(|| panic!("no instance: {url} {log}"));
+        starting.started(url, instance)
+    }
+
+    /// With its log going to `stderr`, of which nothing is read here but the beginning, from `reader`.
+    pub fn start_logging_to(stderr: impl Into<Stdio>, reader: &mut impl Read, env: &[(&str, &str)]) -> Self {
+        let env = [&PATIENT, env].concat();
+        let mut starting = Starting::new(tempfile::tempdir().unwrap(), "", &["--open-mode"], &env, stderr.into());
+        let mut log = Vec::new();
+        let instance = loop {
+            let mut byte = [0];
+            reader.read_exact(&mut byte).unwrap();
+            log.push(byte[0]);
+            let last = String::from_utf8_lossy(&log).lines().last().and_then(instance_in);
+            if let Some(instance) = last.filter(|_| byte == *b"\n") {
+                break instance;
+            }
+        };
+        let url = starting.url();
+        starting.started(url, instance)
     }
 
     pub fn url(&self) -> String {
@@ -116,11 +158,7 @@ impl Server {
     }
 
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap()
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.dir.path().join("log")
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
     /// The front and the runners, by role.
@@ -133,6 +171,18 @@ impl Server {
     pub fn front(&self) -> i32 {
         assert_eq!(self.get("/health").status, 200);
         self.processes("front")[0]
+    }
+
+    /// A connection from another address of this machine, such as 127.0.0.2.
+    pub fn connect_from(&self, address: [u8; 4]) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let to: SocketAddr = self.url.strip_prefix("http://").unwrap().parse().unwrap();
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from((address, 0))).unwrap();
+        connect(&socket, &to).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream
     }
 
     pub fn get(&self, path: &str) -> Answer {
@@ -313,8 +363,8 @@ pub fn faber_after(preparation: &str, args: &[&str]) -> Output {
 pub fn is_swept(instance: &str) {
     let output = Command::new(FABER).args(["run", "--", "echo", "next"]).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "next\n");
-    assert_eq!(groups_of(instance), Vec::<PathBuf>::new());
-    assert!(!PathBuf::from("/run/faber").join(instance).exists());
+    assert_eq!(groups_of(instance), Vec::<std::path::PathBuf>::new());
+    assert!(!Path::new("/run/faber").join(instance).exists());
 }
 
 /// A static busybox: Debian's, or that of the virtual machine.
