@@ -92,8 +92,10 @@ impl Starting {
     }
 }
 
+/// The server's own name; what it says of others' remains is not that.
 fn instance_in(line: &str) -> Option<String> {
-    Some(serde_json::from_str::<Value>(line).ok()?["instance"].as_str()?.to_owned())
+    let line: Value = serde_json::from_str(line).ok()?;
+    Some(line["instance"].as_str().filter(|_| line["message"] == "starting")?.to_owned())
 }
 
 impl Server {
