@@ -17,7 +17,7 @@ use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, NotAdmitted};
 use super::pace::Pace;
 use super::{App, Owner};
 use crate::blobs::{BlobError, Blobs, Stored};
@@ -46,20 +46,21 @@ pub struct BlobInfo {
     put,
     path = "/blobs",
     tag = "Blobs",
-    request_body(content = String, content_type = "application/octet-stream", description = "The bytes, as they are."),
+    request_body(content = Option<String>, content_type = "application/octet-stream", description = "The bytes, as they are."),
     responses(
+        NotAdmitted,
         (status = 201, description = "The blob is there.", body = BlobInfo,
             example = json!({"blob": "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4", "size": 3})),
         (status = 200, description = "It was there before.", body = BlobInfo,
             example = json!({"blob": "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4", "size": 3})),
-        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
-            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
-        (status = 403, description = "An unknown API key.", body = ErrorBody,
-            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
+            example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "It is larger than a blob may be.", body = ErrorBody,
             example = json!({"error": "Request too large", "details": "a blob may have 1073741824 bytes, and this one has more"})),
         (status = 507, description = "There is no room for it, or the key has used up its quota.", body = ErrorBody,
             example = json!({"error": "Insufficient storage", "details": "no room for 10 bytes: your blobs have 5 of 12 bytes"})),
+        (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
+            example = json!({"error": "Service unavailable", "details": "This server keeps no blobs: its log says why"})),
     )
 )]
 pub async fn put(
@@ -76,18 +77,25 @@ pub async fn put(
     put,
     path = "/blobs/{blob}",
     tag = "Blobs",
-    params(("blob" = String, Path, description = "sha256: and 64 hexadecimal digits",
+    params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
         example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")),
-    request_body(content = String, content_type = "application/octet-stream", description = "The bytes, as they are."),
+    request_body(content = Option<String>, content_type = "application/octet-stream", description = "The bytes, as they are."),
     responses(
+        NotAdmitted,
         (status = 201, description = "The blob is there.", body = BlobInfo,
             example = json!({"blob": "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4", "size": 3})),
         (status = 200, description = "It was there before.", body = BlobInfo,
             example = json!({"blob": "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4", "size": 3})),
         (status = 400, description = "The bytes have another digest, or the name is none.", body = ErrorBody,
             example = json!({"error": "Validation error", "details": "expected sha256: and 64 hexadecimal digits"})),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
+            example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
+        (status = 413, description = "It is larger than a blob may be.", body = ErrorBody,
+            example = json!({"error": "Request too large", "details": "a blob may have 1073741824 bytes, and this one has more"})),
         (status = 507, description = "There is no room for it.", body = ErrorBody,
             example = json!({"error": "Insufficient storage", "details": "no room for 10 bytes: your blobs have 5 of 12 bytes"})),
+        (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
+            example = json!({"error": "Service unavailable", "details": "This server keeps no blobs: its log says why"})),
     )
 )]
 pub async fn put_named(
@@ -106,15 +114,20 @@ pub async fn put_named(
     get,
     path = "/blobs/{blob}",
     tag = "Blobs",
-    params(("blob" = String, Path, description = "sha256: and 64 hexadecimal digits",
+    params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
         example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")),
     responses(
+        NotAdmitted,
         (status = 200, description = "The bytes.", body = String, content_type = "application/octet-stream"),
         (status = 206, description = "The part that was asked for.", body = String, content_type = "application/octet-stream"),
+        (status = 400, description = "The name is none.", body = ErrorBody,
+            example = json!({"error": "Validation error", "details": "expected sha256: and 64 hexadecimal digits"})),
         (status = 404, description = "There is no such blob.", body = ErrorBody,
             example = json!({"error": "Not found", "details": "There is no blob sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4"})),
         (status = 416, description = "It has no such part.", body = ErrorBody,
             example = json!({"error": "Range not satisfiable", "details": "the blob has 3 bytes"})),
+        (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
+            example = json!({"error": "Service unavailable", "details": "This server keeps no blobs: its log says why"})),
     )
 )]
 pub async fn get(
@@ -144,9 +157,18 @@ pub async fn get(
     head,
     path = "/blobs/{blob}",
     tag = "Blobs",
-    params(("blob" = String, Path, description = "sha256: and 64 hexadecimal digits",
+    params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
         example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")),
-    responses((status = 200, description = "It is there."), (status = 404, description = "It is not."))
+    responses(
+        (status = 200, description = "It is there."),
+        (status = 400, description = "The name is none."),
+        (status = 401, description = "No API key, or a malformed header."),
+        (status = 403, description = "An unknown API key."),
+        (status = 404, description = "It is not."),
+        (status = 429, description = "Too many requests from this address or with this key."),
+        (status = 500, description = "Faber itself failed."),
+        (status = 503, description = "This server keeps no blobs."),
+    )
 )]
 pub async fn head(State(app): State<Arc<App>>, Path(blob): Path<String>) -> Result<Response, ApiError> {
     let digest = digest(blob)?;
@@ -161,12 +183,17 @@ pub async fn head(State(app): State<Arc<App>>, Path(blob): Path<String>) -> Resu
     delete,
     path = "/blobs/{blob}",
     tag = "Blobs",
-    params(("blob" = String, Path, description = "sha256: and 64 hexadecimal digits",
+    params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
         example = "sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4")),
     responses(
+        NotAdmitted,
         (status = 204, description = "It is no longer yours."),
+        (status = 400, description = "The name is none.", body = ErrorBody,
+            example = json!({"error": "Validation error", "details": "expected sha256: and 64 hexadecimal digits"})),
         (status = 404, description = "It was not.", body = ErrorBody,
             example = json!({"error": "Not found", "details": "You have no blob sha256:98ea6e4f216f2fb4b69fff9b3a44842c38686ca685f3f55dc48c5d3fb1107be4"})),
+        (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
+            example = json!({"error": "Service unavailable", "details": "This server keeps no blobs: its log says why"})),
     )
 )]
 pub async fn delete(

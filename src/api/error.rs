@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -17,6 +17,25 @@ pub struct ErrorBody {
     /// What was wrong with this request.
     #[schema(example = "Invalid command: command cannot be empty")]
     pub details: String,
+}
+
+/// What every operation but /health may answer in place of what it is for: the document's part of `api::admission`.
+#[derive(IntoResponses)]
+#[allow(dead_code, reason = "the document is made of the type alone")]
+pub enum NotAdmitted {
+    #[response(status = 401, description = "No API key, or a malformed header.",
+        example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"}))]
+    NoKey(ErrorBody),
+    #[response(status = 403, description = "An unknown API key.",
+        example = json!({"error": "Access denied", "details": "Invalid API key"}))]
+    WrongKey(ErrorBody),
+    #[response(status = 429, description = "Too many requests from this address or with this key.",
+        headers(("Retry-After" = u64, description = "Seconds to wait")),
+        example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"}))]
+    RateLimited(ErrorBody),
+    #[response(status = 500, description = "Faber itself failed, and nothing was done.",
+        example = json!({"error": "Internal server error", "details": "Failed to execute task"}))]
+    Internal(ErrorBody),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

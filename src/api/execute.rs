@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::answer::json_answer;
 use super::buffers::{Held, NoRoom};
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, NotAdmitted};
 use super::pace::Pace;
 use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
@@ -90,6 +90,7 @@ const MOST_TASKS: usize = 10_000;
             "connect": [["ask.stdout", "reply.stdin"], ["reply.stdout", "ask.stdin"]]}))),
     )),
     responses(
+        NotAdmitted,
         (status = 200, description = "Every task has its result, those that failed or were refused too.",
             body = ExecuteResponse, headers(
                 ("X-RateLimit-Limit" = u32, description = "Requests allowed, by the tighter of the two limits"),
@@ -98,21 +99,12 @@ const MOST_TASKS: usize = 10_000;
                 ("X-Request-Id" = String, description = "The id under which the request is logged"))),
         (status = 400, description = "The body cannot be read as tasks; nothing ran.", body = ErrorBody,
             example = json!({"error": "Validation error", "details": "Invalid command: command cannot be empty"})),
-        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
-            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
-        (status = 403, description = "An unknown API key.", body = ErrorBody,
-            example = json!({"error": "Access denied", "details": "Invalid API key"})),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
             example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "The body is too large.", body = ErrorBody,
             example = json!({"error": "Request too large", "details": "Request body exceeds maximum size limit"})),
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody,
             example = json!({"error": "Unsupported media type", "details": "The Content-Type must be application/json"})),
-        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
-            headers(("Retry-After" = u64, description = "Seconds to wait")),
-            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
-        (status = 500, description = "Faber itself failed and no task ran.", body = ErrorBody,
-            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
         (status = 503, description = "The queue is full, or the turn did not come in time.", body = ErrorBody,
             headers(("Retry-After" = u64, description = "Seconds to wait")),
             example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),

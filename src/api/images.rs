@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, NotAdmitted};
 use crate::chain::chain;
 use crate::image::{Image, Root};
 use crate::task::ResourceLimits;
@@ -66,16 +66,8 @@ pub struct LanguageInfo {
     path = "/images",
     tag = "Images",
     responses(
+        NotAdmitted,
         (status = 200, description = "The images of this server.", body = ImageList),
-        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
-            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
-        (status = 403, description = "An unknown API key.", body = ErrorBody,
-            example = json!({"error": "Access denied", "details": "Invalid API key"})),
-        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
-            headers(("Retry-After" = u64, description = "Seconds to wait")),
-            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
-        (status = 500, description = "The images cannot be read.", body = ErrorBody,
-            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
     )
 )]
 pub async fn images(State(app): State<Arc<App>>) -> Result<Json<ImageList>, ApiError> {
@@ -110,19 +102,11 @@ pub struct Language {
     path = "/languages",
     tag = "Images",
     responses(
+        NotAdmitted,
         (status = 200, description = "The languages of this server, by name.", body = Vec<Language>, example = json!([{
             "language": "python", "version": "python3 3.13.5-1", "image": "python", "file": "main.py", "compile": [],
             "run": ["python3", "main.py"]
         }])),
-        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
-            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
-        (status = 403, description = "An unknown API key.", body = ErrorBody,
-            example = json!({"error": "Access denied", "details": "Invalid API key"})),
-        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
-            headers(("Retry-After" = u64, description = "Seconds to wait")),
-            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
-        (status = 500, description = "The images cannot be read.", body = ErrorBody,
-            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
     )
 )]
 pub async fn languages(State(app): State<Arc<App>>) -> Result<Json<Vec<Language>>, ApiError> {

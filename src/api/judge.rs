@@ -11,7 +11,7 @@ use axum::response::Response;
 use super::App;
 use super::answer::json_answer;
 use super::buffers::Held;
-use super::error::{ApiError, ErrorBody};
+use super::error::{ApiError, ErrorBody, NotAdmitted};
 use super::execute::{beside, hold_output, offers, parse_object, parsed_size, saturated, take_body};
 use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
 use crate::scheduler::{Client, RETRY_AFTER};
@@ -28,20 +28,16 @@ use crate::scheduler::{Client, RETRY_AFTER};
         "compare": "tokens"
     })),
     responses(
+        NotAdmitted,
         (status = 200, description = "Every case has its verdict.", body = JudgeResponse),
         (status = 400, description = "The body is no judgement; nothing ran.", body = ErrorBody,
             example = json!({"error": "Validation error", "details": "Invalid cases: at least one case is needed"})),
-        (status = 401, description = "No API key, or a malformed header.", body = ErrorBody,
-            example = json!({"error": "Authentication required", "details": "API key is required for this endpoint"})),
-        (status = 403, description = "An unknown API key.", body = ErrorBody,
-            example = json!({"error": "Access denied", "details": "Invalid API key"})),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
+            example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "The body is too large: put what is large as blobs.", body = ErrorBody,
             example = json!({"error": "Request too large", "details": "Request body exceeds maximum size limit"})),
-        (status = 429, description = "Too many requests from this address or with this key.", body = ErrorBody,
-            headers(("Retry-After" = u64, description = "Seconds to wait")),
-            example = json!({"error": "Rate limit exceeded", "details": "Too many requests, please try again later"})),
-        (status = 500, description = "Faber itself failed and nothing ran.", body = ErrorBody,
-            example = json!({"error": "Internal server error", "details": "Failed to execute task"})),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody,
+            example = json!({"error": "Unsupported media type", "details": "The Content-Type must be application/json"})),
         (status = 503, description = "The queue is full, or no turn came in time.", body = ErrorBody,
             headers(("Retry-After" = u64, description = "Seconds to wait")),
             example = json!({"error": "Service unavailable", "details": "All capacity is in use, please try again later"})),

@@ -85,6 +85,7 @@ pub struct TaskResult {
     #[schema(example = true)]
     pub ended_first: Option<bool>,
     #[serde(default, flatten, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Detail)]
     pub detail: Option<Detail>,
 }
 
@@ -138,21 +139,27 @@ pub struct FileResult {
     pub blob: Option<String>,
 }
 
-/// What a result tells with `"detail": true`. What a kernel cannot tell is null.
+/// What a result tells with `"detail": true`. What a kernel cannot tell is null. In the document nothing of it is required: it is
+/// part of a result that may have none of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Detail {
     /// The signal that ended the command.
-    #[schema(example = "SIGSEGV")]
+    #[schema(example = "SIGSEGV", required = false)]
     pub signal: Option<String>,
     /// Bytes written in all; null of a stream that went straight to another task.
-    #[schema(example = 12)]
+    #[schema(example = 12, required = false)]
     pub stdout_bytes: Option<u64>,
-    #[schema(example = 0)]
+    #[schema(example = 0, required = false)]
     pub stderr_bytes: Option<u64>,
+    #[schema(required = false)]
     pub stdout_truncated: bool,
+    #[schema(required = false)]
     pub stderr_truncated: bool,
+    #[schema(required = false)]
     pub timings: DetailedTimings,
+    #[schema(required = false)]
     pub limits: DetailedLimits,
+    #[schema(required = false)]
     pub counters: DetailedCounters,
 }
 
