@@ -14,6 +14,16 @@ run *arguments:
 test *arguments:
     scripts/test {{arguments}}
 
+# Look at dependencies, hold the server against its OpenAPI document, soak it
+[group('develop')]
+check *arguments:
+    scripts/check {{arguments}}
+
+# Run thousands of mixed tasks, and see that nothing grows
+[group('develop')]
+soak *arguments:
+    scripts/soak {{arguments}}
+
 # Measure, against bare spawns in the same run
 [group('develop')]
 bench *arguments:
