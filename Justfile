@@ -24,6 +24,11 @@ check *arguments:
 soak *arguments:
     scripts/soak {{arguments}}
 
+# Run libFuzzer on what reads bytes that others made
+[group('develop')]
+fuzz *arguments:
+    scripts/fuzz {{arguments}}
+
 # Measure, against bare spawns in the same run
 [group('develop')]
 bench *arguments:

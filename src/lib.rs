@@ -10,6 +10,9 @@ pub mod cli;
 pub mod config;
 pub mod execution;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod graph;
 pub mod image;
 pub mod judge;

@@ -68,6 +68,14 @@ pub struct Loaded {
     origins: BTreeMap<String, Origin>,
 }
 
+impl Config {
+    /// The defaults alone.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn built_in() -> Self {
+        Layers::defaults().finish().expect("the defaults are valid: tested").config
+    }
+}
+
 impl Loaded {
     /// Reads every layer: `file` or else the usual places, this process's environment, `flags`.
     pub fn read(file: Option<&Path>, flags: Vec<Flag>) -> Result<Self, ConfigError> {

@@ -213,6 +213,16 @@ impl Definitions {
     }
 }
 
+/// A definition's text, without the files it copies and the definition it extends.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let Ok(written) = toml::from_str::<Written>(text) else { return };
+    if let Ok(definition) = written.complete(Path::new("/"), Vec::new(), None) {
+        _ = (definition.mistake(), definition.digest(), definition.env(), definition.limits());
+    }
+}
+
 impl Definition {
     /// What the parts for themselves cannot show.
     fn mistake(&self) -> Option<String> {

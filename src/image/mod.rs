@@ -26,8 +26,12 @@ use sha2::{Digest as _, Sha256};
 pub use build::{BuildError, Built, Choice, build};
 pub use catalog::Catalog;
 pub use copy::CopiedFile;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use definition::fuzz as fuzz_definition;
 pub use definition::{Definition, DefinitionError, Definitions, Test};
 pub use lock::{Lock, LockError, Locked, architecture, departure};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use oci::fuzz as fuzz_documents;
 pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, export, import};
 pub use order::{Additions, EPOCH, Event, Order, Start};
 pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};

@@ -29,6 +29,8 @@ mod workspace;
 
 pub use container::{ContainerError, Created, Ran, Remains};
 pub use ids::{IdError, UidRange};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use init::wire as init_wire;
 pub use kernel::give_back_large_blocks;
 pub use namespaces::{probe as probe_namespaces, probe_procfs};
 pub use shared::{Shared, share_directory};

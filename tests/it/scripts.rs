@@ -51,9 +51,20 @@ fn what_cannot_be_done_is_said_in_a_sentence() {
 
 #[test]
 fn every_script_has_help() {
-    for name in
-        ["run", "test", "check", "soak", "bench", "bench-store", "images", "vm", "arm64", "container", "package"]
-    {
+    for name in [
+        "run",
+        "test",
+        "check",
+        "soak",
+        "fuzz",
+        "bench",
+        "bench-store",
+        "images",
+        "vm",
+        "arm64",
+        "container",
+        "package",
+    ] {
         let output = script(name).arg("--help").output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.starts_with(&format!("Usage: scripts/{name}")), "{text}");

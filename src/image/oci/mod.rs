@@ -282,6 +282,34 @@ fn finish(
     Ok((image, notes))
 }
 
+/// Bytes as each of the documents of an image: an index that leads to itself, a manifest, a config, docker's list.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn fuzz(bytes: &[u8]) {
+    struct Only<'a>(&'a [u8], bool);
+    impl Blobs for Only<'_> {
+        fn first(&self) -> Result<manifest::Document> {
+            match self.1 {
+                true => parse(self.0, "it").map(manifest::Document::Docker),
+                false => Ok(manifest::Document::Oci(self.0.to_vec())),
+            }
+        }
+        fn manifest(&self, _: &Blob) -> Result<Vec<u8>> {
+            Ok(self.0.to_vec())
+        }
+        fn blob(&self, _: &Blob) -> Result<Box<dyn io::Read + '_>> {
+            Ok(Box::new(self.0))
+        }
+    }
+    for docker in [false, true] {
+        _ = find(&Only(bytes, docker), None);
+        _ = find(&Only(bytes, docker), Some("latest"));
+    }
+    if let Ok(config) = parse::<ImageConfiguration>(bytes, "it") {
+        _ = check_platform(&config);
+        _ = Settings::of(&config, None);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
