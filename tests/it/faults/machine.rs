@@ -95,3 +95,87 @@ fn the_logs_level_changes_with_the_configuration() {
     signal(server.pid(), Signal::SIGHUP);
     eventually("requests are told again", is_told);
 }
+
+/// Starts a server whose data directory is a file system of its own, of this size; what else is done to it first.
+fn server_on(size: &str, then: &str) -> Server {
+    let preparation = format!(
+        "mkdir -p \"$FABER_DATA_DIR\" && exec unshare --mount bash -c '
+         mount -t tmpfs -o mode=755,size={size} none \"$FABER_DATA_DIR\" && {then} exec \"$@\"' bash \"$@\""
+    );
+    Server::start_after(&preparation, &["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")])
+}
+
+#[test]
+fn a_full_disk_is_told_and_forgotten_when_there_is_room_again() {
+    let server = server_on("2m", "");
+    let put = |bytes: &[u8]| server.send("PUT", "/blobs", bytes, &[]);
+    let small = put(b"small").json()["blob"].as_str().unwrap().to_owned();
+    let answer = put(&[7; 3 << 20]);
+    assert_eq!(answer.status, 507, "{}", answer.text);
+    assert!(answer.text.contains("disk is full"), "{}", answer.text);
+    // Nothing of it stays, what was there is whole, and tasks need no disk.
+    assert_eq!(server.blob(&small), b"small");
+    assert_eq!(put(&[7; 1 << 20]).status, 201);
+    assert_eq!(server.shell("echo still"), "still");
+    let output = json!({ "command": "bash", "args": ["-c", "head -c 3000000 /dev/zero > big"], "outputs": ["big"] });
+    let body = server.execute(json!([output, { "command": "echo", "args": ["beside"] }])).json();
+    assert_eq!(body["results"][1]["stdout"], "beside\n", "{body}");
+    assert!(body["results"][0]["omitted_outputs"]["files"]["big"].is_string(), "{body}");
+}
+
+#[test]
+fn a_data_directory_that_cannot_be_written_costs_blobs_and_nothing_else() {
+    let server = server_on("1m", "mount -o remount,ro \"$FABER_DATA_DIR\" &&");
+    assert_eq!(server.shell("echo up"), "up");
+    let answer = server.send("PUT", "/blobs", b"x", &[]);
+    assert!(answer.status >= 500 && answer.json()["error"].is_string(), "{} {}", answer.status, answer.text);
+    assert!(server.log().contains("blobs cannot be kept"), "{}", server.log());
+}
+
+#[test]
+fn a_data_directory_that_is_gone_costs_what_was_in_it_and_nothing_else() {
+    let server = Server::start_open();
+    let blob = server.put(b"kept");
+    fs::rename(server.data_dir(), server.data_dir().with_extension("away")).unwrap();
+    assert_eq!(server.shell("echo up"), "up");
+    assert_eq!(server.get("/images").status, 200);
+    let result = server.run(json!({ "command": "true", "image": "nowhere" }));
+    assert_eq!(result["status"], "NotExecuted", "{result}");
+    // The directory is held: what is asked of it is answered, one way or the other.
+    assert!(server.get(&format!("/blobs/{blob}")).status < 600);
+    fs::rename(server.data_dir().with_extension("away"), server.data_dir()).unwrap();
+    assert_eq!(server.blob(&blob), b"kept");
+}
+
+#[test]
+fn a_stopped_keeper_keeps_nobody_from_being_served() {
+    let server = Server::start_open();
+    assert_eq!(server.shell("echo up"), "up");
+    signal(server.pid(), Signal::SIGSTOP);
+    for _ in 0..20 {
+        assert_eq!(server.shell("echo served"), "served");
+    }
+    signal(server.pid(), Signal::SIGCONT);
+    assert_eq!(server.shell("echo on"), "on");
+}
+
+#[test]
+fn a_stopped_init_cannot_stretch_its_tasks_time() {
+    let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "1")]);
+    let limits = json!({ "wall_time_limit": 2_000_000_000u64 });
+    let body = json!({ "tasks": [{ "command": "sleep", "args": ["94.1"], "resource_limits": limits }] });
+    let client = server.ask(&body);
+    let mut init = None;
+    eventually("the task runs", || {
+        let status = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/status")).ok();
+        let parent = |text: String| text.lines().find_map(|line| line.strip_prefix("PPid:")?.trim().parse().ok());
+        init = running(&["sleep", "94.1"]).first().and_then(status).and_then(parent);
+        init.is_some()
+    });
+    signal(init.unwrap(), Signal::SIGSTOP);
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut { client }, &mut text).unwrap();
+    assert!(text.contains("\"Timeout\""), "{text}");
+    assert!(running(&["sleep", "94.1"]).is_empty());
+    assert_eq!(server.shell("echo next"), "next");
+}
