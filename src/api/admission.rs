@@ -24,21 +24,23 @@ pub async fn admit(
     mut request: Request,
     next: Next,
 ) -> Response {
-    let address = client_address(peer.ip(), request.headers(), &app.config.server.trusted_proxies);
-    let limits = app.rate_limits.as_ref();
+    let settings = app.settings();
+    let address = client_address(peer.ip(), request.headers(), &settings.config.server.trusted_proxies);
+    let limits = settings.rate_limits.as_ref();
     let by_address = limits.map(|limits| limits.address(address));
-    let admitted = pass(by_address).and_then(|()| authenticate(&app.config.auth, request.headers()));
+    let admitted = pass(by_address).and_then(|()| authenticate(&settings.config.auth, request.headers()));
     let by_key = match (limits, &admitted) {
-        (Some(limits), Ok(Some(key))) => Some(limits.key(*key)),
+        (Some(limits), Ok(Some(key))) => Some(limits.key(key.hash.id())),
         _ => None,
     };
     let mut response = match admitted.and_then(|key| pass(by_key).map(|()| key)) {
         Ok(key) => {
-            let name = key.and_then(|key| app.config.auth.keys.get(key as usize)).map(|key| key.name.as_str());
+            let name = key.map(|key| key.name.as_str());
             // The log gets the key's name, never the key.
             name.inspect(|name| _ = tracing::Span::current().record("key", name));
             request.extensions_mut().insert(Owner(name.map_or_else(|| OPEN.into(), |name| format!("key {name}"))));
-            request.extensions_mut().insert(key.map_or(Client::Address(network(address)), Client::Key));
+            let client = key.map_or(Client::Address(network(address)), |key| Client::Key(key.hash.id()));
+            request.extensions_mut().insert(client);
             next.run(request).await
         }
         Err(error) => error.into_response(),

@@ -133,7 +133,7 @@ pub async fn execute(
 /// The tasks of a body, and room for what they may write.
 fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiError> {
     held.more(parsed_size(&body))?;
-    let ExecuteRequest { tasks, connect } = parse(&body, app.config.execution.max_tasks as usize)?;
+    let ExecuteRequest { tasks, connect } = parse(&body, app.settings().config.execution.max_tasks as usize)?;
     held.less(body.len() as u64);
     drop(body);
     let count = tasks.len();
@@ -169,7 +169,7 @@ pub fn offers(app: &App) -> Result<Vec<Offer>, ApiError> {
 /// A body of JSON, with its share of what requests may hold.
 pub async fn take_body(app: &App, client: Client, headers: &HeaderMap, body: Body) -> Result<(Bytes, Held), ApiError> {
     check_headers(headers)?;
-    let limit = app.config.server.body_limit.0;
+    let limit = app.settings().config.server.body_limit.0;
     if body.size_hint().lower() > limit {
         return Err(ApiError::TooLarge);
     }

@@ -65,7 +65,7 @@ fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Judgement, Held), Api
     let request: JudgeRequest = parse_object(&body)?;
     held.less(body.len() as u64);
     drop(body);
-    let (cases, most) = (request.cases.len(), app.config.judge.max_cases as usize);
+    let (cases, most) = (request.cases.len(), app.settings().config.judge.max_cases as usize);
     if cases > most {
         return Err(ApiError::Invalid(format!("Invalid cases: {cases} cases are more than the {most} allowed")));
     }

@@ -27,7 +27,7 @@ pub async fn log(
     next: Next,
 ) -> Response {
     let id = request.headers().get(REQUEST_ID).filter(|id| is_plain(id)).cloned().unwrap_or_else(new_id);
-    let client = client_address(peer.ip(), request.headers(), &app.config.server.trusted_proxies);
+    let client = client_address(peer.ip(), request.headers(), &app.settings().config.server.trusted_proxies);
     let path: String = request.uri().path().chars().take(100).collect();
     let span = tracing::info_span!(
         "request", id = id.to_str().unwrap_or_default(), method = %request.method(), path, %client, key = Empty, tasks = Empty

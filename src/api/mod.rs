@@ -23,7 +23,7 @@ mod pace;
 mod rate_limit;
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::Router;
 use axum::middleware;
@@ -41,15 +41,49 @@ pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
 pub use openapi::document;
+use rate_limit::RateLimits;
 
 /// What every request needs to know.
 struct App {
-    config: Config,
+    live: Live,
     catalog: Catalog,
     engine: Arc<Engine>,
-    rate_limits: Option<rate_limit::RateLimits>,
     buffers: Arc<Buffers>,
     in_flight: InFlight,
+}
+
+impl App {
+    fn settings(&self) -> Arc<Settings> {
+        self.live.now()
+    }
+}
+
+/// What is in force, and may be changed while requests are answered: each has what it was when it came.
+#[derive(Clone)]
+pub struct Live(Arc<RwLock<Arc<Settings>>>);
+
+struct Settings {
+    config: Config,
+    rate_limits: Option<Arc<RateLimits>>,
+}
+
+impl Live {
+    pub fn new(config: Config) -> Self {
+        let rate_limits = RateLimits::of(&config.rate_limit);
+        Self(Arc::new(RwLock::new(Arc::new(Settings { config, rate_limits }))))
+    }
+
+    /// What was asked within other limits than now counts no more.
+    pub fn renew(&self, config: Config) {
+        let now = self.now();
+        let is_same = now.config.rate_limit == config.rate_limit;
+        let rate_limits = if is_same { now.rate_limits.clone() } else { RateLimits::of(&config.rate_limit) };
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings { config, rate_limits });
+    }
+
+    fn now(&self) -> Arc<Settings> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 /// Whose blobs a request's are.
@@ -62,7 +96,7 @@ struct Owner(String);
 /// When the listener cannot be used.
 pub async fn serve(
     listener: std::net::TcpListener,
-    config: Config,
+    live: Live,
     catalog: Catalog,
     engine: Arc<Engine>,
     pings: mpsc::Receiver<Ping>,
@@ -70,11 +104,12 @@ pub async fn serve(
 ) -> std::io::Result<()> {
     listener.set_nonblocking(true)?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let rate_limits = config.rate_limit.enabled.then(|| rate_limit::RateLimits::new(&config.rate_limit));
+    let settings = live.now();
+    let config = &settings.config;
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
     let shares = Shares::new(config.server.connections_per_ip.get(), &config.server.trusted_proxies);
-    let app = App { config, catalog, engine, rate_limits, buffers, in_flight: in_flight.clone() };
+    let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone() };
     connections::serve(listener, shares, router(Arc::new(app)), pings, shutdown, in_flight).await;
     Ok(())
 }
@@ -82,7 +117,7 @@ pub async fn serve(
 fn router(app: Arc<App>) -> Router {
     let admitted = openapi::execute_route().layer(middleware::from_fn_with_state(app.clone(), admission::admit));
     let (router, document) = openapi::routes(admitted);
-    let swagger = app.config.server.swagger;
+    let swagger = app.settings().config.server.swagger;
     let mut router = router.with_state(app.clone());
     if swagger {
         router = router.merge(SwaggerUi::new("/swagger-ui").url("/api-docs/openapi.json", document));

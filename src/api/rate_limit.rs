@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
@@ -11,7 +11,6 @@ use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use super::auth::KeyIndex;
 use super::client_address::network;
 use crate::config::RateLimit;
 
@@ -26,7 +25,7 @@ type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInform
 
 pub struct RateLimits {
     by_address: Limiter<Client>,
-    by_key: Limiter<KeyIndex>,
+    by_key: Limiter<u64>,
     tidied: Mutex<Instant>,
     hasher: RandomState,
 }
@@ -50,6 +49,11 @@ pub struct Allowance {
 }
 
 impl RateLimits {
+    /// None where they are off.
+    pub fn of(config: &RateLimit) -> Option<Arc<Self>> {
+        config.enabled.then(|| Arc::new(Self::new(config)))
+    }
+
     pub fn new(config: &RateLimit) -> Self {
         let by_address = RateLimiter::dashmap(Quota::per_minute(config.per_ip_per_minute)).with_middleware();
         let by_key = RateLimiter::dashmap(Quota::per_hour(config.per_key_per_hour)).with_middleware();
@@ -60,7 +64,8 @@ impl RateLimits {
         check(&self.by_address, &self.client(address))
     }
 
-    pub fn key(&self, key: KeyIndex) -> Allowance {
+    /// `key` is the key's id.
+    pub fn key(&self, key: u64) -> Allowance {
         check(&self.by_key, &key)
     }
 

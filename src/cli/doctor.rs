@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::run::Trial;
 use crate::config::{Config, Loaded};
+use crate::image::Store;
 use crate::needs::{self, Need, State};
 use crate::sandbox::cgroup::Lack;
 
@@ -23,12 +24,23 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         Ok(()) => needs::check(config.resources().groups),
         Err(error) => vec![Need::missing("privileges", format!("{error:#}"), "or run it as root, with sudo")],
     };
+    needs.push(data_directory(&config));
     if !is_missing(&needs) {
         needs.extend(container(&config));
     }
     let text = if args.json { serde_json::to_string_pretty(&needs)? } else { table(&needs) };
     super::print(&text)?;
     Ok(if is_missing(&needs) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn data_directory(config: &Config) -> Need {
+    let name = "data directory";
+    let path = config.data_dir.display();
+    match Store::new(&config.data_dir).check_owner() {
+        Ok(()) if config.data_dir.exists() => Need::ok(name, format!("{path}, which nobody else may change")),
+        Ok(()) => Need::ok(name, format!("{path}, made when it is needed")),
+        Err(error) => Need::missing(name, format!("{path} is not Faber's alone"), format!("{error}")),
+    }
 }
 
 /// The proof of it all: a task that runs; and what is only seen in its groups.

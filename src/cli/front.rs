@@ -13,6 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, oneshot};
 
 use super::log;
+use crate::api::Live;
 use crate::api::Ping;
 use crate::artifact::Spool;
 use crate::blobs::{self, Blobs};
@@ -102,18 +103,21 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
             let _ = wire::say(&keeper, Word::Ready);
         }
     });
-    std::thread::spawn({
-        let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
-        move || listen(&Arc::new(keeper), &scheduler, &runtime, &drain, &ping)
-    });
     let blobs = blobs.and_then(|directory| open_blobs(&config, directory));
     if let Some(blobs) = &blobs {
         tokio::spawn(sweep_blobs(blobs.clone(), config.blobs.lifetime.0));
     }
     let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
-    let (begin, begun) = oneshot::channel();
     let grace = config.server.shutdown_grace.0;
-    let served = crate::api::serve(listener, config, catalog, engine, pings, async {
+    let live = Live::new(config);
+    std::thread::spawn({
+        let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
+        let (live, keeper) = (live.clone(), Arc::new(keeper));
+        let engine = engine.clone();
+        move || listen(&keeper, &Renewed { live, engine, scheduler }, &runtime, &drain, &ping)
+    });
+    let (begin, begun) = oneshot::channel();
+    let served = crate::api::serve(listener, live, catalog, engine, pings, async {
         let _ = begun.await;
     });
     tokio::pin!(served);
@@ -130,8 +134,30 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
 }
 
 fn shares(config: &Config) -> Shares {
-    let keys = config.auth.keys.iter().map(|key| config.share(Some(key))).collect();
+    let keys = config.auth.keys.iter().map(|key| (key.hash.id(), config.share(Some(key)))).collect();
     Shares { keys, others: config.share(None) }
+}
+
+/// What another configuration changes.
+struct Renewed {
+    live: Live,
+    engine: Arc<Engine>,
+    scheduler: Arc<Scheduler>,
+}
+
+impl Renewed {
+    fn with(&self, config: Config) {
+        log::set_level(config.log.level);
+        self.scheduler.share(shares(&config));
+        let bounds = config.bounds();
+        // A runner was told what it may grant when it was started.
+        if bounds.max != self.engine.bounds().max {
+            self.scheduler.renew_runners();
+        }
+        self.engine.bound(bounds);
+        self.live.renew(config);
+        tracing::info!("the configuration was read again");
+    }
 }
 
 /// What the keeper opened for the front.
@@ -172,7 +198,7 @@ async fn sweep_blobs(blobs: Arc<Blobs>, lifetime: Duration) {
 /// Hears the keeper in a thread of its own: descriptors come with the messages.
 fn listen(
     keeper: &Arc<UnixStream>,
-    scheduler: &Arc<Scheduler>,
+    renewed: &Renewed,
     runtime: &tokio::runtime::Handle,
     drain: &mpsc::Sender<()>,
     ping: &mpsc::Sender<Ping>,
@@ -180,7 +206,7 @@ fn listen(
     loop {
         match wire::receive(keeper) {
             Ok(Some((Message::Runner { slot }, fds))) => {
-                fds.into_iter().for_each(|socket| adopt(scheduler, runtime, slot.clone(), socket));
+                fds.into_iter().for_each(|socket| adopt(&renewed.scheduler, runtime, slot.clone(), socket));
             }
             Ok(Some((Message::Ping, _))) => {
                 let (answered, is_answered) = oneshot::channel();
@@ -192,6 +218,10 @@ fn listen(
                     }
                 });
             }
+            Ok(Some((Message::Renew { config }, _))) => match serde_json::from_str(&config) {
+                Ok(config) => renewed.with(config),
+                Err(error) => tracing::error!(%error, "the keeper's configuration cannot be read"),
+            },
             Ok(Some((Message::Drain, _))) => {
                 let _ = drain.try_send(());
             }

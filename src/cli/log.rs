@@ -7,19 +7,24 @@
 //! written as it is: a disk is waited for.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fstat, open};
 use rustix::net::{SendFlags, send};
 use rustix::stdio::{dup2_stderr, stderr};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 use crate::config::{Log, LogFormat, LogLevel};
 
-pub fn start(config: &Log) {
-    let level = match config.level {
+/// Changes the level of what is started.
+static LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
+fn filter(level: LogLevel) -> EnvFilter {
+    let level = match level {
         LogLevel::Error => "error",
         LogLevel::Warn => "warn",
         LogLevel::Info => "info",
@@ -27,13 +32,24 @@ pub fn start(config: &Log) {
         LogLevel::Trace => "trace",
     };
     // Other crates are heard from `info` on only when they warn.
-    let filter = EnvFilter::new(format!("warn,faber={level}"));
+    EnvFilter::new(format!("warn,faber={level}"))
+}
+
+/// From now on this is told, and what is graver.
+pub fn set_level(level: LogLevel) {
+    LEVEL.get().into_iter().for_each(|set| set(level));
+}
+
+pub fn start(config: &Log) {
     let (is_json, is_terminal) = (config.format == LogFormat::Json, io::stderr().is_terminal());
     let sink = Mutex::new(Sink::stderr(is_json));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(sink).with_target(false);
+    let (filter, handle) = reload::Layer::new(filter(config.level));
+    let _ = LEVEL.set(Box::new(move |level| _ = handle.reload(self::filter(level))));
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(sink).with_target(false);
     match config.format {
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
-        LogFormat::Pretty => subscriber.with_ansi(is_terminal).init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+        LogFormat::Pretty => registry.with(lines.with_ansi(is_terminal)).init(),
     }
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a bug of Faber's")));
 }

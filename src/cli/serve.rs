@@ -10,7 +10,7 @@ use clap::Args;
 use super::log;
 use crate::config::{Concurrency, Config, Flag, Loaded, Pressure};
 use crate::image::{Catalog, Store, StoreError};
-use crate::keeper::{self, Instance, Plan, run_dir};
+use crate::keeper::{self, Instance, Plan, Renewed, run_dir};
 use crate::needs;
 use crate::runner::wire::Setup;
 use crate::sandbox::confine::keep_what_is_used;
@@ -19,9 +19,10 @@ use crate::task::{Groups, ImageName};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Stops on SIGTERM, SIGINT or SIGHUP: no new requests, running tasks may finish
-for server.shutdown_grace, everything is removed, exit status 0. A second
-signal ends them at once. `faber config` prints every other setting.")]
+Stops on SIGTERM or SIGINT: no new requests, running tasks may finish for
+server.shutdown_grace, everything is removed, exit status 0. A second signal
+ends them at once. SIGHUP reads the configuration again: keys, rate limits,
+shares, limits and the log's level change, without a task ended. `faber config` prints every other setting.")]
 pub struct ServeArgs {
     /// The configuration file [default: ./faber.toml or /etc/faber/faber.toml, if there is one]
     #[arg(long, value_name = "FILE")]
@@ -84,7 +85,7 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     config.execution.concurrency = Concurrency::of(config.concurrency());
     let (open_mode, memory_pressure) = (config.auth.open_mode, config.execution.memory_pressure);
     let shares_processors = config.shares_processors();
-    let plan = plan(config)?;
+    let plan = plan(args, config)?;
     let instance = Instance::found(plan.runner.resources)?;
     // Ports below 1024 are bound by now, and nothing is left that takes more.
     keep_what_is_used().context("give up capabilities")?;
@@ -103,28 +104,50 @@ pub fn run(args: ServeArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(config: Config) -> anyhow::Result<Plan> {
+fn plan(args: ServeArgs, mut config: Config) -> anyhow::Result<Plan> {
     let default_image = config.execution.default_image.clone();
     check_images(&config, &default_image)?;
     if config.auth.open_mode && !config.server.listen.ip().is_loopback() {
         tracing::warn!(listen = %config.server.listen, "open mode: whoever reaches this address may run programs here");
     }
+    let runner = Setup {
+        run_dir: run_dir().into(),
+        dir: PathBuf::new(),
+        instance: String::new(),
+        slot: String::new(),
+        data_dir: config.data_dir.clone(),
+        default_image,
+        max: config.bounds().max,
+        resources: config.resources(),
+    };
     Ok(Plan {
         config: serde_json::to_string(&config)?,
         shutdown_grace: config.server.shutdown_grace.0,
         slots: config.slots(),
         spool: config.spool(),
-        runner: Setup {
-            run_dir: run_dir().into(),
-            dir: PathBuf::new(),
-            instance: String::new(),
-            slot: String::new(),
-            data_dir: config.data_dir.clone(),
-            default_image,
-            max: config.bounds().max,
-            resources: config.resources(),
-        },
+        runner,
+        renew: Box::new(move || renew(&args, &mut config).map_err(|error| format!("{error:#}"))),
     })
+}
+
+/// Reads the configuration again: what may change while it serves becomes `config`'s.
+fn renew(args: &ServeArgs, config: &mut Config) -> anyhow::Result<Renewed> {
+    let mut found = Loaded::read(args.config.as_deref(), args.flags())?.config;
+    // As they became at the start.
+    found.data_dir.clone_from(&config.data_dir);
+    found.execution.concurrency = Concurrency::of(found.concurrency());
+    let (next, left) = config.renewed(&found);
+    next.check_auth()?;
+    anyhow::ensure!(
+        !next.shares_processors() || config.shares_processors(),
+        "a share of the processors takes a restart where none was given before"
+    );
+    if !left.is_empty() {
+        tracing::warn!(keys = left.join(", "), "what stands there takes a restart");
+    }
+    log::set_level(next.log.level);
+    *config = next;
+    Ok(Renewed { config: serde_json::to_string(config)?, max: config.bounds().max })
 }
 
 /// The default image must be there, and the front, which is nobody, must be able to list what there is.

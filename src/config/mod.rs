@@ -269,6 +269,31 @@ impl Config {
         Bounds { default: self.limits.default.limits(), max, outputs }
     }
 
+    /// This one with what of `new` may change while it serves: keys, rate limits, shares, what tasks may ask, the log's level.
+    /// And the keys in which the two differ all the same, which take a restart.
+    pub fn renewed(&self, new: &Self) -> (Self, Vec<String>) {
+        let mut next = self.clone();
+        next.auth = new.auth.clone();
+        next.rate_limit = new.rate_limit.clone();
+        next.shares = new.shares.clone();
+        next.limits = new.limits.clone();
+        next.log.level = new.log.level;
+        let tables = |config: &Self| serde_json::to_value(config).unwrap_or_default();
+        let (here, there) = (tables(&next), tables(new));
+        let mut left = Vec::new();
+        for (section, value) in here.as_object().into_iter().flatten() {
+            match (value.as_object(), &there[section]) {
+                (Some(keys), other) => {
+                    let differ = keys.iter().filter(|(key, value)| other[key.as_str()] != **value);
+                    left.extend(differ.map(|(key, _)| format!("{section}.{key}")));
+                }
+                (None, other) if value != other => left.push(section.clone()),
+                (None, _) => {}
+            }
+        }
+        (next, left)
+    }
+
     /// Whether anybody may be served at all.
     ///
     /// # Errors
@@ -361,6 +386,11 @@ impl KeyHash {
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// What stands for the key within the server: the same wherever it is in the list.
+    pub fn id(&self) -> u64 {
+        self.0.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+    }
 }
 
 impl TryFrom<String> for KeyHash {
@@ -413,6 +443,29 @@ mod tests {
         assert_eq!(KeyHash::try_from(text), Ok(hash));
         assert!(KeyHash::try_from("sha256:12".to_owned()).is_err());
         assert!(KeyHash::try_from("secret".to_owned()).is_err());
+    }
+
+    #[test]
+    fn what_takes_a_restart_stays_and_is_named() {
+        let config = |text: &str| -> Config {
+            let defaults: toml::Table = toml::from_str(DEFAULTS).unwrap();
+            let mut table = defaults;
+            for (section, values) in toml::from_str::<toml::Table>(text).unwrap() {
+                for (key, value) in values.as_table().unwrap() {
+                    table[&section].as_table_mut().unwrap().insert(key.clone(), value.clone());
+                }
+            }
+            table.try_into().unwrap()
+        };
+        let old = config("");
+        let new = config(
+            "auth = { open_mode = true }\nlog = { level = 'debug', format = 'json' }\nserver = { buffers = '1GiB' }",
+        );
+        let (next, left) = old.renewed(&new);
+        assert!(next.auth.open_mode && next.log.level == LogLevel::Debug);
+        assert!(next.server == old.server && next.log.format == LogFormat::Pretty);
+        assert_eq!(left, ["server.buffers", "log.format"]);
+        assert_eq!(next.renewed(&next), (next.clone(), Vec::new()));
     }
 
     #[test]

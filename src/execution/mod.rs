@@ -13,7 +13,7 @@ mod bind;
 mod cache;
 mod verdict;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -43,7 +43,7 @@ pub struct Engine {
     pub archives: archive::Bounds,
     /// Larger files are given back as blobs.
     pub inline_limit: u64,
-    pub bounds: Bounds,
+    bounds: RwLock<Arc<Bounds>>,
     pub default_image: ImageName,
 }
 
@@ -149,12 +149,12 @@ impl Planned {
         let plan = Plan::new(&requests, connect)?;
         // Circles are the request's own, whatever its languages do.
         plan.graph(&requests, &[])?;
+        let bounds = engine.bounds();
         let jobs: Vec<Result<Job, String>> = requests
             .iter()
             .cloned()
             .map(|request| {
-                Job::parse(request, &engine.bounds, &engine.default_image, offers)
-                    .map_err(|refusal| refusal.to_string())
+                Job::parse(request, &bounds, &engine.default_image, offers).map_err(|refusal| refusal.to_string())
             })
             .collect();
         let compiles = |at: &usize| jobs[*at].as_ref().is_ok_and(|job| job.compile.is_some());
@@ -221,9 +221,19 @@ impl Engine {
             cache: Cache::new(config.cache.size.0),
             archives: archive::Bounds { entries: config.archives.entries as usize, bytes: config.archives.total.0 },
             inline_limit: config.outputs.inline_limit.0,
-            bounds: config.bounds(),
+            bounds: RwLock::new(Arc::new(config.bounds())),
             default_image: config.execution.default_image.clone(),
         }
+    }
+
+    /// What tasks may ask.
+    pub fn bounds(&self) -> Arc<Bounds> {
+        self.bounds.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on tasks may ask for this.
+    pub fn bound(&self, bounds: Bounds) {
+        *self.bounds.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bounds);
     }
 
     /// Runs all of a request's tasks. Dropping this ends them. Files for which there is no `room` in the answer become blobs.

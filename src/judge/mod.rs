@@ -183,7 +183,7 @@ impl Parts<'_> {
         let input = CaseInput { args, env, files, limits: resource_limits.unwrap_or_default() };
         let part = match self.solution {
             Err(reason) => Err(reason.clone()),
-            Ok(job) => CasePart::parse(input, &job.run, (self.args, self.limits), &self.engine.bounds, self.offers)
+            Ok(job) => CasePart::parse(input, &job.run, (self.args, self.limits), &self.engine.bounds(), self.offers)
                 .map_err(|refusal| refusal.to_string()),
         };
         Ok(Case { name, stdin, expected, part })
@@ -191,7 +191,7 @@ impl Parts<'_> {
 }
 
 fn parse(engine: &Engine, request: TaskRequest, offers: &[Offer]) -> Result<Job, String> {
-    Job::parse(request, &engine.bounds, &engine.default_image, offers).map_err(|refusal| refusal.to_string())
+    Job::parse(request, &engine.bounds(), &engine.default_image, offers).map_err(|refusal| refusal.to_string())
 }
 
 /// A program that decides: of what a task can be, only what runs is its own.

@@ -34,6 +34,7 @@ use crate::frame;
 use crate::restart::Restart;
 use crate::runner::wire::Setup;
 use crate::sandbox::{IdError, Shared, UidRange, share_directory};
+use crate::task::Limits;
 pub use child::Child;
 use front::Front;
 pub use instance::{Instance, InstanceError, run_dir};
@@ -71,6 +72,16 @@ pub struct Plan {
     pub spool: u64,
     /// For every runner; directory, instance and slot name are filled in.
     pub runner: Setup,
+    /// Reads the configuration again; the reason, where it cannot be used.
+    pub renew: Box<dyn FnMut() -> std::result::Result<Renewed, String>>,
+}
+
+/// What another configuration changes.
+pub struct Renewed {
+    /// The front's, as JSON.
+    pub config: String,
+    /// What runners may grant.
+    pub max: Limits,
 }
 
 struct Keeper {
@@ -88,6 +99,7 @@ struct Keeper {
     slots: Vec<SlotKeeper>,
     signals: SignalFd,
     manager: Manager,
+    terminal: Terminal,
     /// A signal that says stop came while something else was waited for.
     stopping: bool,
 }
@@ -104,6 +116,8 @@ struct SlotKeeper {
 enum Woken {
     ChildEnded,
     Stop,
+    /// SIGHUP: the configuration is to be read again.
+    Renew,
     /// The front said something, or closed its socket.
     Front,
     Timeout,
@@ -132,6 +146,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
         slots,
         signals,
         manager: Manager::new(),
+        terminal: Terminal::find(),
         stopping: false,
     };
     let served = keeper.keep();
@@ -148,12 +163,27 @@ impl Keeper {
             }
             match self.wait(self.next_due())? {
                 Woken::Stop => return Ok(()),
+                Woken::Renew => self.renew(),
                 Woken::Timeout => {}
                 Woken::ChildEnded => self.reap(),
                 Woken::Front => self.hear_front(),
             }
         }
         Ok(())
+    }
+
+    /// What cannot be used changes nothing.
+    fn renew(&mut self) {
+        match (self.plan.renew)() {
+            Ok(Renewed { config, max }) => {
+                self.plan.runner.max = max;
+                self.plan.config.clone_from(&config);
+                if let Some(front) = &mut self.front {
+                    front.tell(&Message::Renew { config }, &[]);
+                }
+            }
+            Err(reason) => tracing::error!(reason, "the configuration stays as it is"),
+        }
     }
 
     fn hear_front(&mut self) {
@@ -230,7 +260,11 @@ impl Keeper {
             let lived = started.elapsed();
             slot.runner = None;
             let delay = slot.restart.ended(lived);
-            tracing::warn!(slot = slot.name, %status, ?delay, "a runner ended; it will be restarted");
+            match status.success() {
+                // It was let go of.
+                true => tracing::debug!(slot = slot.name, ?delay, "a runner ended; another takes its place"),
+                false => tracing::warn!(slot = slot.name, %status, ?delay, "a runner ended; it will be restarted"),
+            }
             sweep(&self.instance, &slot.name);
         }
         let Some((status, lived)) = self.front.as_mut().and_then(Front::ended) else { return };
@@ -262,7 +296,7 @@ impl Keeper {
         let mut deadline = Some(deadline);
         while front.ended().is_none() {
             match self.wait(deadline) {
-                Ok(Woken::ChildEnded) => {}
+                Ok(Woken::ChildEnded | Woken::Renew) => {}
                 Ok(Woken::Timeout) if deadline.is_none_or(|deadline| Instant::now() < deadline) => {}
                 _ if deadline.is_none() => {}
                 _ => {
@@ -326,9 +360,30 @@ impl Keeper {
         let signal = self.signals.read_signal().map_err(at("read a signal"))?;
         Ok(match signal.map(|signal| signal.ssi_signo as i32) {
             Some(libc::SIGCHLD) => Woken::ChildEnded,
+            Some(libc::SIGHUP) if !self.terminal.is_gone() => Woken::Renew,
             Some(_) => Woken::Stop,
             None => Woken::Timeout,
         })
+    }
+}
+
+/// The terminal that Faber was started from, if it was. When that goes, SIGHUP says so, and means stop (signal(7)).
+struct Terminal {
+    was_there: bool,
+}
+
+impl Terminal {
+    fn find() -> Self {
+        Self { was_there: Self::is_there() }
+    }
+
+    fn is_gone(&self) -> bool {
+        self.was_there && !Self::is_there()
+    }
+
+    /// ENXIO without one (tty(4)).
+    fn is_there() -> bool {
+        std::fs::File::open("/dev/tty").is_ok()
     }
 }
 

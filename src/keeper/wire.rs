@@ -3,6 +3,7 @@
 //! ```text
 //! keeper: Start + [listening socket, spool, and the blobs' directory if there is one]
 //! keeper: Runner + [socket]        for each runner, and again for each that takes a dead one's place
+//! keeper: Renew                    the configuration was read again
 //! keeper: Ping                     now and then: does it serve?
 //! keeper: Drain                    finish, then end
 //!
@@ -31,6 +32,10 @@ pub enum Message {
     },
     Runner {
         slot: String,
+    },
+    /// Another configuration, as JSON, with the same of all that takes a restart.
+    Renew {
+        config: String,
     },
     Ping,
     Drain,

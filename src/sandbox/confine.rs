@@ -170,3 +170,52 @@ pub fn probe() -> io::Result<Confined> {
         _ => Confined::WithoutLandlock,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn what_was_not_given_is_out_of_reach() {
+        let (shown, own, other) =
+            (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [readable, secret] = [&shown, &other].map(|dir| dir.path().join("file"));
+        for path in [&readable, &secret] {
+            fs::write(path, "content").unwrap();
+        }
+        // Both hold for the thread that calls, and what it starts.
+        let confined = std::thread::spawn(move || {
+            let directory = File::open(own.path()).unwrap();
+            let reach = Reach { readable: &[shown.path().to_owned()], writable: &[directory.as_fd()] };
+            let confined = confine(&reach).unwrap();
+            assert_eq!(fs::read_to_string(&readable).unwrap(), "content");
+            fs::write(own.path().join("new"), "mine").unwrap();
+            fs::remove_file(own.path().join("new")).unwrap();
+            if confined != Confined::WithoutLandlock {
+                assert_eq!(fs::read(&secret).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+                assert_eq!(fs::write(&readable, "forged").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+                assert_eq!(fs::read("/etc/passwd").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            let refused = |error: io::Error| assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+            refused(std::net::TcpListener::bind("127.0.0.1:0").unwrap_err());
+            refused(std::net::TcpStream::connect("127.0.0.1:9").unwrap_err());
+            refused(std::os::unix::net::UnixDatagram::unbound().unwrap_err());
+            refused(std::process::Command::new("/bin/true").spawn().unwrap_err());
+            refused(
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::CONT)
+                    .unwrap_err()
+                    .into(),
+            );
+            std::thread::spawn(|| 7).join().unwrap();
+            confined
+        });
+        let confined = confined.join().unwrap();
+        if confined == Confined::WithoutLandlock {
+            eprintln!("NOT CHECKED: this kernel has no Landlock, or does not use it");
+        }
+        drop(other);
+    }
+}

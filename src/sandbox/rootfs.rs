@@ -164,7 +164,10 @@ pub fn keep_devices_apart(scratch: &Path) -> Result<Apart> {
     for dir in [&devices, &laid, &scratch.join(EMPTY)] {
         fs::create_dir_all(dir).map_err(at("create", dir))?;
     }
-    rustix::mount::mount_bind(DEV, &devices).map_err(at("mount on", &devices))?;
+    // In a user namespace what is mounted below it cannot be left behind (mount_namespaces(7)), and there would be nothing to gain.
+    if rustix::mount::mount_bind(DEV, &devices).is_err() {
+        return Ok(Apart::No);
+    }
     let is_laid = overlay(scratch, BELOW, EMPTY, &laid, MountFlags::NOSUID | MountFlags::NOEXEC).is_ok();
     rustix::mount::unmount(&devices, rustix::mount::UnmountFlags::DETACH).map_err(at("unmount", &devices))?;
     if !is_laid {

@@ -37,6 +37,7 @@ impl Scheduler {
         let (incoming, mut orders) = UnixStream::from_std(socket)?.into_split();
         let mut notices = Notices { socket: incoming, buffer: Vec::new(), fds: Vec::new() };
         let cancelled = self.cancelled.subscribe();
+        let mut renewed = self.renewed.subscribe();
         loop {
             match notices.next().await? {
                 Some((Notice::Ready, _)) => {
@@ -46,6 +47,9 @@ impl Scheduler {
             }
             let (job, place) = loop {
                 let (mut job, place) = tokio::select! {
+                    biased;
+                    // It ends when its socket does.
+                    Ok(()) = renewed.changed() => return Ok(()),
                     next = self.next() => next,
                     notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
                 };

@@ -66,7 +66,6 @@ impl Capacity {
 /// Shares the runners out among the tasks.
 pub struct Scheduler {
     capacity: Capacity,
-    shares: Shares,
     stall: Option<Stall>,
     state: Mutex<State>,
     /// The queue or what is free has changed.
@@ -75,6 +74,8 @@ pub struct Scheduler {
     cancelled: watch::Sender<bool>,
     /// True once a container has waited for a task.
     ready: watch::Sender<bool>,
+    /// Changes when the runners are to be new ones.
+    renewed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -85,6 +86,7 @@ struct State {
     /// Tasks that were admitted and are not in the queue yet.
     promised: HashMap<Client, usize>,
     running: Ledger,
+    shares: Shares,
     runners: usize,
     /// Runners that wait for a task.
     idle: usize,
@@ -205,12 +207,12 @@ impl Scheduler {
     pub fn new(capacity: Capacity, shares: Shares, stall: Option<Stall>) -> Arc<Self> {
         Arc::new(Self {
             capacity,
-            shares,
             stall,
-            state: Mutex::default(),
+            state: Mutex::new(State { shares, ..State::default() }),
             changed: Notify::new(),
             cancelled: watch::Sender::new(false),
             ready: watch::Sender::new(false),
+            renewed: watch::Sender::new(()),
         })
     }
 
@@ -240,6 +242,17 @@ impl Scheduler {
         (memory > budget).then(|| {
             format!("the memory limits of connected tasks add up to {memory} bytes, and this server has {budget}")
         })
+    }
+
+    /// Holds clients to these shares from now on.
+    pub fn share(&self, shares: Shares) {
+        self.state().shares = shares;
+        self.changed.notify_waiters();
+    }
+
+    /// Lets go of every runner when it has nothing to do, so that another takes its place.
+    pub fn renew_runners(&self) {
+        self.renewed.send_replace(());
     }
 
     /// Waits until a runner holds a container for the first time.
@@ -314,7 +327,7 @@ impl Scheduler {
         let all = state.running.all();
         let mut passed = Vec::new();
         for (client, waiting) in state.queue.turns() {
-            let share = self.shares.of(client);
+            let share = state.shares.of(client);
             let own = state.running.of(client);
             let is_guest = own.places == 0
                 && state.running.somebody_has_several()
@@ -404,7 +417,7 @@ impl Drop for Idle<'_> {
 impl Admission {
     /// Submits tasks that start together: in most cases one.
     pub fn submit(&self, mut unit: Vec<Submission>) -> Vec<Pending> {
-        if let Some(share) = self.scheduler.shares.of(self.client).cpus {
+        if let Some(share) = self.scheduler.state().shares.of(self.client).cpus {
             unit.iter_mut().for_each(|submission| submission.task.limits.hold_to(share));
         }
         let mut tickets = if unit.len() > 1 { Gate::tickets(unit.len()) } else { Vec::new() };

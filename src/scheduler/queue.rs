@@ -6,8 +6,8 @@ use std::net::IpAddr;
 /// Who waits: clients take turns, however many tasks each has waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Client {
-    /// The index of an API key.
-    Key(u32),
+    /// The id of an API key.
+    Key(u64),
     /// Without keys, where the request came from.
     Address(IpAddr),
 }
@@ -87,7 +87,7 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
-    fn queue(items: &[(u32, u32)]) -> Queue<(u32, u32)> {
+    fn queue(items: &[(u64, u64)]) -> Queue<(u64, u64)> {
         let mut queue = Queue::default();
         for &item in items {
             queue.push(Client::Key(item.0), item);
@@ -95,7 +95,7 @@ mod tests {
         queue
     }
 
-    fn next(queue: &mut Queue<(u32, u32)>) -> Option<(u32, u32)> {
+    fn next(queue: &mut Queue<(u64, u64)>) -> Option<(u64, u64)> {
         let (client, waiting) = queue.turns().next()?;
         let first = waiting[0];
         assert_eq!(queue.get_mut(client, 0).copied(), Some(first));
@@ -103,7 +103,7 @@ mod tests {
         Some(first)
     }
 
-    fn drained(mut queue: Queue<(u32, u32)>) -> Vec<(u32, u32)> {
+    fn drained(mut queue: Queue<(u64, u64)>) -> Vec<(u64, u64)> {
         std::iter::from_fn(|| {
             let next = next(&mut queue);
             assert!(next.is_some() || queue.is_empty());

@@ -1,6 +1,6 @@
 //! What one client may hold of the machine at once, and what each holds.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::queue::Client;
 use crate::task::{ClientShare as Share, Cpus, Limits};
@@ -8,19 +8,25 @@ use crate::task::{ClientShare as Share, Cpus, Limits};
 /// Each client's share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shares {
-    /// Of the keys, by index.
-    pub keys: Vec<Share>,
+    /// Of the keys, by id.
+    pub keys: BTreeMap<u64, Share>,
     /// Of whoever has no key.
     pub others: Share,
 }
 
+impl Default for Shares {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
 impl Shares {
     /// Everything for everybody.
-    pub const ALL: Self = Self { keys: Vec::new(), others: Share::ALL };
+    pub const ALL: Self = Self { keys: BTreeMap::new(), others: Share::ALL };
 
     pub fn of(&self, client: Client) -> Share {
         match client {
-            Client::Key(key) => self.keys.get(key as usize).copied().unwrap_or(self.others),
+            Client::Key(key) => self.keys.get(&key).copied().unwrap_or(self.others),
             Client::Address(_) => self.others,
         }
     }
@@ -141,7 +147,7 @@ mod tests {
     #[test]
     fn who_has_no_key_has_the_others_share() {
         let some = Share { places: 1, ..Share::ALL };
-        let shares = Shares { keys: vec![some], others: Share::ALL };
+        let shares = Shares { keys: BTreeMap::from([(0, some)]), others: Share::ALL };
         assert_eq!((shares.of(ONE), shares.of(OTHER)), (some, Share::ALL));
         assert_eq!(shares.of(Client::Address([127, 0, 0, 1].into())), Share::ALL);
     }

@@ -125,6 +125,34 @@ fn a_share_of_the_processors_is_all_a_task_gets() {
     }
 }
 
+#[test]
+fn what_a_client_may_use_of_the_processors_its_tasks_share() {
+    let (key, keys) = crate::support::new_key();
+    let keys = keys.replace('}', ", cpus = \"0.5\" }");
+    let env = [("FABER_AUTH__KEYS", keys.as_str()), ("FABER_RATE_LIMIT__ENABLED", "false")];
+    if unified("cpu.max") {
+        let server = Server::start(&[], &env);
+        let program = "import time\na = time.time()\nwhile time.process_time() < 0.5: pass\nprint(a, time.time())";
+        let task = json!({ "command": "python3", "args": ["-c", program] });
+        let body = json!({ "tasks": [task, task] }).to_string();
+        let answer = server.post(&body, &[("Authorization", &format!("Bearer {key}"))]).json();
+        let spans = [0, 1].map(|at| {
+            let result = &answer["results"][at];
+            let usage = |field: &str| result["resource_usage"][field].as_u64().unwrap();
+            assert!(usage("wall_time_ns") + 200_000_000 >= 2 * usage("cpu_time_ns"), "{result}");
+            let (begin, end) = result["stdout"].as_str().unwrap().trim().split_once(' ').unwrap();
+            (begin.parse::<f64>().unwrap(), end.parse::<f64>().unwrap())
+        });
+        // Each took all of the share, so that they ran one after the other.
+        assert!(spans[0].1 <= spans[1].0 || spans[1].1 <= spans[0].0, "{spans:?}");
+    } else {
+        let exported: String = env.iter().map(|(name, value)| format!("export {name}='{value}'\n")).collect();
+        let refused = faber_after(&exported, &["serve", "--listen", "127.0.0.1:0"]);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("takes cgroup v2"), "{refused:?}");
+    }
+}
+
 /// Where it cannot be had, that is told, and what was begun is taken back; on v1, too.
 #[test]
 fn a_share_that_cannot_be_had_is_told_and_leaves_nothing() {

@@ -366,11 +366,12 @@ fn a_large_task_is_passed_by_small_ones_but_not_for_ever() {
         NO_LIMIT,
         ("FABER_EXECUTION__CONCURRENCY", "4"),
         ("FABER_EXECUTION__MEMORY_BUDGET", "200M"),
+        ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m"),
         ("FABER_SHARES__MEMORY", "100%"),
     ];
     let server = Server::start(&["--open-mode"], &env);
     let (small, large) = (span("\"memory_limit\": 50331648"), span("\"memory_limit\": 188743680"));
-    let mut tasks = vec![small; 60];
+    let mut tasks = vec![small; 40];
     tasks.insert(1, large);
     let spans = spans_of(&server.execute(json!(tasks)).json());
     let (begin, end) = spans[1];
@@ -398,7 +399,8 @@ fn a_task_whose_turn_does_not_come_in_time_is_not_executed() {
 #[test]
 fn the_wall_clock_begins_with_the_task_not_with_the_queue() {
     let server = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_EXECUTION__CONCURRENCY", "1")]);
-    let sleep = json!({ "command": "sleep", "args": ["0.4"], "resource_limits": { "wall_time_limit": 2_000_000_000 } });
+    let sleep =
+        json!({ "command": "sleep", "args": ["1"], "resource_limits": { "wall_time_limit": 6_000_000_000u64 } });
     let body = server.execute(json!(vec![sleep; 8])).json();
     for result in body["results"].as_array().unwrap() {
         assert_eq!(result["status"], "Success", "{result}");

@@ -164,7 +164,14 @@ impl Store {
         Ok(())
     }
 
-    fn check_owner(&self) -> Result<()> {
+    /// Whether nobody else may change what is there, if anything is.
+    ///
+    /// # Errors
+    /// `Open`, which says what to do.
+    pub fn check_owner(&self) -> Result<()> {
+        if !self.dir.exists() {
+            return Ok(());
+        }
         match open::is_open_to_others(&self.dir).map_err(at("look at", &self.dir))? {
             true => Err(StoreError::Open(self.dir.clone())),
             false => Ok(()),

@@ -56,7 +56,7 @@ impl Running {
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
         let times = Times { ordered, finished: Instant::now() };
         let (mut kept, file_descriptors) = (watch.take_output(), watch.file_descriptors());
-        let figures = self.figures();
+        let figures = self.figures(before, &ended);
         let out_of_memory = figures.as_ref().map(|figures| figures.out_of_memory).unwrap_or_default();
         if !ended.started && out_of_memory.kills == 0 {
             return match ended.stop {
@@ -90,11 +90,16 @@ impl Running {
     }
 
     /// Everything but the init is reaped, or the init is a zombie: its sums are complete, and still there to be read.
-    fn figures(&self) -> Result<Figures> {
+    /// What a dead init has read and written is lost with its children's, and of a zombie a kernel may not tell it.
+    fn figures(&self, before: &Baseline, ended: &Ended) -> Result<Figures> {
+        let io = match self.io() {
+            Err(_) if ended.notice.is_none() => before.io,
+            other => other.map_err(at("read what the task read and wrote"))?,
+        };
         Ok(Figures {
             out_of_memory: self.group.out_of_memory().map_err(ContainerError::Figures)?,
             measured: self.group.measure().map_err(ContainerError::Figures)?,
-            io: self.io().map_err(at("read what the task read and wrote"))?,
+            io,
         })
     }
 

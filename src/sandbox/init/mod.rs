@@ -10,7 +10,7 @@ mod seal;
 pub mod wire;
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -19,6 +19,7 @@ use libcontainer::oci_spec::runtime::Spec;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill, sigprocmask};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::ClockId;
 
 use super::kernel;
@@ -161,8 +162,10 @@ impl Init {
                 }
             }
         }
-        // What the end of this process takes is not what the runner's answer waits for.
-        while !matches!((&*control).read(&mut [0; 512]), Ok(0) | Err(_)) {}
+        // What the end of this process takes is not what the runner's answer waits for, and of a zombie not every kernel tells what
+        // it has read. The other end is shut for stop, and closed when nothing is wanted any more: that is POLLHUP (poll(2)).
+        let mut closed = [PollFd::new(control, PollFlags::empty())];
+        while matches!(poll(&mut closed, None), Err(rustix::io::Errno::INTR)) {}
     }
 
     /// The wait(2) status of the task's process, or None when the runner said stop first.

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::program::Rule;
-use super::{NAMESPACE_FLAGS, one_of};
+use super::{Call, NAMESPACE_FLAGS, one_of};
 
 /// All others answer EPERM.
 pub fn rules() -> BTreeMap<u32, Rule> {
-    let allowed = [CALLS, ARCHITECTURE].concat().into_iter().map(|call| (call, Rule::Allow));
+    let allowed = [CALLS, ARCHITECTURE].concat().into_iter().map(|call| (call.number, Rule::Allow));
     allowed.chain(conditional()).map(|(call, rule)| (call as u32, rule)).collect()
 }
 
@@ -39,7 +39,7 @@ fn conditional() -> [(i64, Rule); 5] {
 }
 
 #[rustfmt::skip]
-const CALLS: &[i64] = &numbers![
+const CALLS: &[Call] = &calls![
     // files
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev SYS_openat SYS_openat2 SYS_close
     SYS_close_range SYS_lseek SYS_fstat SYS_newfstatat SYS_statx SYS_statfs SYS_fstatfs SYS_getdents64 SYS_readlinkat
@@ -65,13 +65,13 @@ const CALLS: &[i64] = &numbers![
 /// What libraries still call where it is there.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const ARCHITECTURE: &[i64] = &numbers![
+const ARCHITECTURE: &[Call] = &calls![
     SYS_open SYS_stat SYS_lstat SYS_access SYS_readlink SYS_unlink SYS_rename SYS_mkdir SYS_epoll_wait SYS_poll SYS_arch_prctl
     SYS_getrlimit SYS_time
 ];
 
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: &[i64] = &[];
+const ARCHITECTURE: &[Call] = &[];
 
 #[cfg(test)]
 mod tests {
@@ -80,12 +80,12 @@ mod tests {
     #[test]
     fn it_starts_no_program_and_opens_no_socket() {
         let rules = rules();
-        let never = numbers![
+        let never = calls![
             SYS_execve SYS_execveat SYS_socket SYS_connect SYS_bind SYS_ptrace SYS_kill SYS_setuid SYS_setresuid SYS_capset
             SYS_mount SYS_unshare SYS_setns SYS_bpf SYS_process_vm_readv SYS_memfd_secret SYS_open_by_handle_at SYS_seccomp
         ];
         for call in never {
-            assert_eq!(rules.get(&(call as u32)), None, "system call {call}");
+            assert_eq!(rules.get(&(call.number as u32)), None, "{}", call.name);
         }
         assert!(matches!(rules.get(&(libc::SYS_clone as u32)), Some(Rule::AnyBit { .. })));
     }

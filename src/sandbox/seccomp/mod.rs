@@ -6,9 +6,17 @@
 //! the whole machine (fs.aio-max-nr). EPERM is the answer to what takes privileges or reaches other processes, as programs
 //! know it from root's absence. Calls that only act on the machine's caches do nothing, successfully.
 
-/// Makes a list of system call numbers from their names.
-macro_rules! numbers {
-    ($($name:ident)*) => { [$(libc::$name),*] };
+/// Makes a list of system calls from their names.
+macro_rules! calls {
+    ($($name:ident)*) => { [$(Call { name: stringify!($name), number: libc::$name }),*] };
+}
+
+/// A system call, as libc names it.
+#[derive(Debug, Clone, Copy)]
+struct Call {
+    #[cfg_attr(not(test), expect(dead_code, reason = "told in SECURITY.md, which a test holds against the lists"))]
+    name: &'static str,
+    number: i64,
 }
 
 mod front;
@@ -48,15 +56,19 @@ impl Filter {
 }
 
 fn rules() -> BTreeMap<u32, Rule> {
+    listed().into_iter().map(|(call, rule)| (call.number as u32, rule)).collect()
+}
+
+/// Every call that is on a list, with what becomes of it.
+fn listed() -> Vec<(Call, Rule)> {
     let allowed = [COMMON, RECENT, ARCHITECTURE].concat().into_iter().map(|call| (call, Rule::Allow));
     let refused = [REFUSED, RECENTLY_REFUSED, ARCHITECTURE_REFUSED].concat();
     let refused = refused.into_iter().map(|call| (call, Rule::Answer(libc::EPERM)));
-    allowed
-        .chain(refused)
-        .chain(conditional())
-        .chain(without_effect())
-        .map(|(call, rule)| (call as u32, rule))
-        .collect()
+    allowed.chain(refused).chain(conditional()).chain(without_effect()).collect()
+}
+
+const fn call(name: &'static str, number: i64) -> Call {
+    Call { name, number }
 }
 
 fn one_of(argument: u8, values: &[i32], then: Rule, otherwise: Rule) -> Rule {
@@ -65,25 +77,27 @@ fn one_of(argument: u8, values: &[i32], then: Rule, otherwise: Rule) -> Rule {
 }
 
 /// Calls that are allowed for some arguments.
-fn conditional() -> [(i64, Rule); 7] {
+fn conditional() -> Vec<(Call, Rule)> {
     use Rule::{Allow, Answer};
     let refused = || Answer(libc::EPERM);
     // What personality(2) is called for: asking, Linux as usual, address randomisation off.
     let personas = [0, 0x0008, 0x0002_0000, 0x0002_0008, 0x0004_0000, -1];
     let no_namespaces =
         Rule::AnyBit { argument: 0, mask: NAMESPACE_FLAGS, then: Box::new(refused()), otherwise: Box::new(Allow) };
-    [
-        (libc::SYS_clone, no_namespaces),
+    let rules = [
+        no_namespaces,
         // Nobody types for others.
-        (libc::SYS_ioctl, one_of(1, &[libc::TIOCSTI as i32, libc::TIOCLINUX as i32], refused(), Allow)),
-        (libc::SYS_socket, socket()),
-        (libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX], Allow, refused())),
-        (libc::SYS_personality, one_of(0, &personas, Allow, refused())),
+        one_of(1, &[libc::TIOCSTI as i32, libc::TIOCLINUX as i32], refused(), Allow),
+        socket(),
+        one_of(0, &[libc::AF_UNIX], Allow, refused()),
+        one_of(0, &personas, Allow, refused()),
         // As a kernel answers that does not know the option.
-        (libc::SYS_prctl, one_of(0, PRCTL, Allow, Answer(libc::EINVAL))),
+        one_of(0, PRCTL, Allow, Answer(libc::EINVAL)),
         // Pages that are merged with equal ones of others tell of these by the time a write takes.
-        (libc::SYS_madvise, one_of(2, &[libc::MADV_MERGEABLE], Answer(libc::EINVAL), Allow)),
-    ]
+        one_of(2, &[libc::MADV_MERGEABLE], Answer(libc::EINVAL), Allow),
+    ];
+    let calls = calls![SYS_clone SYS_ioctl SYS_socket SYS_socketpair SYS_personality SYS_prctl SYS_madvise];
+    calls.into_iter().zip(rules).collect()
 }
 
 /// Local sockets; TCP and UDP, and nothing else of the Internet's: every other protocol is more of the kernel, often a module
@@ -104,18 +118,15 @@ fn socket() -> Rule {
 }
 
 /// Writing back and forgetting what is cached works on all of the machine's, or on the files of everybody.
-fn without_effect() -> [(i64, Rule); 3] {
+fn without_effect() -> Vec<(Call, Rule)> {
     let nothing = || Rule::Answer(0);
-    [
-        (libc::SYS_sync, nothing()),
-        (libc::SYS_syncfs, nothing()),
-        (libc::SYS_fadvise64, one_of(3, &[libc::POSIX_FADV_DONTNEED], nothing(), Rule::Allow)),
-    ]
+    let forgetting = one_of(3, &[libc::POSIX_FADV_DONTNEED], nothing(), Rule::Allow);
+    calls![SYS_sync SYS_syncfs SYS_fadvise64].into_iter().zip([nothing(), nothing(), forgetting]).collect()
 }
 
 /// What privileges are for, and what reaches other processes. All else that is on no list is not there.
 #[rustfmt::skip]
-const REFUSED: &[i64] = &numbers![
+const REFUSED: &[Call] = &calls![
     SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns SYS_open_tree SYS_move_mount SYS_fsopen
     SYS_fsconfig SYS_fsmount SYS_fspick SYS_mount_setattr
     SYS_ptrace SYS_process_vm_readv SYS_process_vm_writev SYS_process_madvise SYS_kcmp SYS_pidfd_getfd SYS_migrate_pages
@@ -128,14 +139,14 @@ const REFUSED: &[i64] = &numbers![
     SYS_clock_settime SYS_clock_adjtime SYS_adjtimex SYS_vhangup
 ];
 
-/// Not named by the libc crate on every architecture: quotactl_fd, process_mrelease.
-const RECENTLY_REFUSED: &[i64] = &[443, 448];
+/// Not named by the libc crate on every architecture.
+const RECENTLY_REFUSED: &[Call] = &[call("quotactl_fd", 443), call("process_mrelease", 448)];
 
 #[cfg(target_arch = "x86_64")]
-const ARCHITECTURE_REFUSED: &[i64] = &numbers![SYS_iopl SYS_ioperm SYS_kexec_file_load];
+const ARCHITECTURE_REFUSED: &[Call] = &calls![SYS_iopl SYS_ioperm SYS_kexec_file_load];
 
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE_REFUSED: &[i64] = &[294]; // kexec_file_load
+const ARCHITECTURE_REFUSED: &[Call] = &[call("kexec_file_load", 294)];
 
 /// What a program may set and ask of itself (prctl(2)). Not here is what needs privileges, what is shared with others
 /// (merging of pages, core scheduling), and what would take a mitigation away.
@@ -164,7 +175,7 @@ const NAMESPACE_FLAGS: u32 = (libc::CLONE_NEWNS
     | 0x80) as u32; // CLONE_NEWTIME
 
 #[rustfmt::skip]
-const COMMON: &[i64] = &numbers![
+const COMMON: &[Call] = &calls![
     // files
     SYS_read SYS_write SYS_readv SYS_writev SYS_pread64 SYS_pwrite64 SYS_preadv SYS_pwritev SYS_preadv2 SYS_pwritev2
     SYS_openat SYS_openat2 SYS_close SYS_close_range SYS_lseek SYS_fstat SYS_newfstatat SYS_statx SYS_statfs SYS_fstatfs
@@ -208,13 +219,19 @@ const COMMON: &[i64] = &numbers![
     SYS_uname SYS_sysinfo SYS_getrandom
 ];
 
-/// Calls the libc crate does not name on every architecture yet; numbers from 424 on are the same on all: cachestat,
-/// fchmodat2, map_shadow_stack, futex_wake, futex_wait, futex_requeue.
-const RECENT: &[i64] = &[451, 452, 453, 454, 455, 456];
+/// Calls the libc crate does not name on every architecture yet; numbers from 424 on are the same on all.
+const RECENT: &[Call] = &[
+    call("cachestat", 451),
+    call("fchmodat2", 452),
+    call("map_shadow_stack", 453),
+    call("futex_wake", 454),
+    call("futex_wait", 455),
+    call("futex_requeue", 456),
+];
 
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
-const ARCHITECTURE: &[i64] = &numbers![
+const ARCHITECTURE: &[Call] = &calls![
     SYS_open SYS_creat SYS_stat SYS_lstat SYS_access SYS_getdents SYS_readlink SYS_chmod SYS_chown SYS_lchown SYS_link
     SYS_symlink SYS_unlink SYS_rename SYS_mkdir SYS_rmdir SYS_mknod SYS_utime SYS_utimes SYS_futimesat SYS_dup2 SYS_pipe
     SYS_inotify_init SYS_fork SYS_vfork SYS_getpgrp SYS_arch_prctl SYS_signalfd SYS_eventfd SYS_epoll_create
@@ -223,16 +240,18 @@ const ARCHITECTURE: &[i64] = &numbers![
 
 /// arm64 came after the calls that others replaced: what there is, is in the common list.
 #[cfg(target_arch = "aarch64")]
-const ARCHITECTURE: &[i64] = &[];
+const ARCHITECTURE: &[Call] = &[];
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
     fn nothing_dangerous_is_allowed_whatever_its_arguments() {
         let rules = rules();
-        let never = numbers![
+        let never = calls![
             SYS_mount SYS_umount2 SYS_pivot_root SYS_chroot SYS_unshare SYS_setns SYS_ptrace SYS_bpf SYS_keyctl SYS_add_key
             SYS_request_key SYS_perf_event_open SYS_userfaultfd SYS_io_uring_setup SYS_io_uring_enter SYS_kexec_load
             SYS_init_module SYS_finit_module SYS_reboot SYS_process_vm_readv SYS_process_vm_writev SYS_open_by_handle_at
@@ -240,15 +259,39 @@ mod tests {
             SYS_fsopen SYS_mount_setattr SYS_pidfd_getfd SYS_socket SYS_clone SYS_process_madvise SYS_fanotify_init
         ];
         for call in never {
-            assert_ne!(rules.get(&(call as u32)), Some(&Rule::Allow), "system call {call}");
+            assert_ne!(rules.get(&(call.number as u32)), Some(&Rule::Allow), "{}", call.name);
         }
     }
 
     #[test]
     fn no_call_is_on_two_lists() {
-        let all = [COMMON, RECENT, ARCHITECTURE, REFUSED, RECENTLY_REFUSED, ARCHITECTURE_REFUSED].concat();
-        let conditional = conditional().into_iter().chain(without_effect()).map(|(call, _)| call);
-        let named: Vec<i64> = all.into_iter().chain(conditional).collect();
-        assert_eq!(named.len(), rules().len());
+        assert_eq!(listed().len(), rules().len());
+    }
+
+    /// The tables of SECURITY.md are what the lists come to.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn security_md_tells_every_difference_to_the_engines_default() {
+        const ENGINES: &str = include_str!("engines.txt");
+        let engines: BTreeSet<&str> = ENGINES.lines().filter(|line| !line.starts_with('#')).collect();
+        let bare = |call: &Call| call.name.trim_start_matches("SYS_");
+        let listed = listed();
+        let named = |is: fn(&Rule) -> bool| -> BTreeSet<&str> {
+            listed.iter().filter(|(_, rule)| is(rule)).map(|(call, _)| bare(call)).collect()
+        };
+        let reached = named(|rule| !matches!(rule, Rule::Answer(errno) if *errno != 0));
+        let looked_at = named(|rule| !matches!(rule, Rule::Allow | Rule::Answer(libc::EPERM)));
+        let text = include_str!("../../../SECURITY.md");
+        assert_eq!(told(text, "Less than they allow"), engines.difference(&reached).copied().collect());
+        assert_eq!(told(text, "More than they allow"), reached.difference(&engines).copied().collect());
+        assert_eq!(told(text, "Allowed by their arguments"), looked_at);
+    }
+
+    /// The names in the first column of the table below a heading.
+    fn told<'a>(text: &'a str, heading: &str) -> BTreeSet<&'a str> {
+        let (_, section) = text.split_once(&format!("### {heading}\n")).unwrap_or_else(|| panic!("{heading}"));
+        let rows = section.split("\n#").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+        let names = rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2));
+        names.collect()
     }
 }
