@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// Whoever lived shorter than this has its restart delayed.
-const HEALTHY: Duration = Duration::from_secs(1);
+const HEALTHY: Duration = Duration::from_secs(5);
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(5);
 
