@@ -59,10 +59,19 @@ impl Answer {
     }
 }
 
-/// A server that has yet to say where it is.
+/// A server that has yet to say where it is. One that never does is ended.
 struct Starting {
-    keeper: Child,
-    dir: TempDir,
+    keeper: Option<Child>,
+    dir: Option<TempDir>,
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(mut keeper) = self.keeper.take() {
+            let _ = kill(Pid::from_raw(keeper.id() as i32), Signal::SIGTERM);
+            let _ = keeper.wait();
+        }
+    }
 }
 
 impl Starting {
@@ -76,19 +85,26 @@ impl Starting {
         command.env("FABER_LOG__FORMAT", "json").env("FABER_LOG__LEVEL", "debug").envs(env.iter().copied());
         command.current_dir(dir.path()).stdin(Stdio::null()).stdout(Stdio::piped());
         let keeper = command.stderr(stderr).spawn().unwrap();
-        Self { keeper, dir }
+        Self { keeper: Some(keeper), dir: Some(dir) }
+    }
+
+    fn log(&self) -> String {
+        let dir = self.dir.as_ref().unwrap().path();
+        std::fs::read_to_string(dir.join("log")).unwrap_or_default()
     }
 
     #[track_caller]
     fn url(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(self.keeper.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-        line.trim().strip_prefix("Faber serves on ").unwrap_or_else(|| panic!("no server: {line}{}", log())).to_owned()
+        let stdout = self.keeper.as_mut().unwrap().stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let url = line.trim().strip_prefix("Faber serves on ");
+        url.unwrap_or_else(|| panic!("no server: {line}{}", self.log())).to_owned()
     }
 
-    fn started(self, url: String, instance: String) -> Server {
-        Server { keeper: self.keeper, url, instance, dir: self.dir, stopped: false }
+    fn started(mut self, url: String, instance: String) -> Server {
+        let (keeper, dir) = (self.keeper.take().unwrap(), self.dir.take().unwrap());
+        Server { keeper, url, instance, dir, stopped: false }
     }
 }
 
@@ -124,7 +140,7 @@ impl Server {
         let log = File::create(dir.path().join("log")).unwrap();
         let mut starting = Starting::new(dir, preparation, args, env, log.into());
         let url = starting.url();
-        let log = std::fs::read_to_string(starting.dir.path().join("log")).unwrap();
+        let log = starting.log();
         let instance = log.lines().find_map(instance_in).unwrap_or_else(|| panic!("no instance: {url} {log}"));
         starting.started(url, instance)
     }
