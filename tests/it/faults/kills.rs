@@ -13,8 +13,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::{Dice, times};
-use crate::support::{Family, Server, children, eventually, running};
+use super::{dice, times};
+use crate::support::{Family, Server, children, eventually};
 
 /// Looks from outside which tasks run: each tells its number by its name.
 struct Witness {
@@ -126,7 +126,7 @@ fn inits(runner: i32) -> Vec<i32> {
 #[test]
 fn whatever_is_killed_under_load_every_answer_is_true() {
     let kills = times("TEST_KILLS", 40);
-    let mut dice = Dice::new();
+    let mut dice = dice();
     let env = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__CONCURRENCY", "4")];
     let server = Server::start(&["--open-mode"], &env);
     assert_eq!(server.shell("echo up"), "up");
@@ -134,8 +134,8 @@ fn whatever_is_killed_under_load_every_answer_is_true() {
     let (witness, load) = (Witness::new(mark.clone()), Load::start(&server, &mark, 4));
     let (mut fronts, mut longest, mut done) = (Vec::new(), Duration::ZERO, [0; 3]);
     while done.iter().sum::<usize>() < kills {
-        std::thread::sleep(Duration::from_millis(dice.roll(60)));
-        let role = [0, 1, 1, 2, 2, 2][dice.roll(6) as usize];
+        std::thread::sleep(Duration::from_millis(dice.u64(..60)));
+        let role = [0, 1, 1, 2, 2, 2][dice.u64(..6) as usize];
         let runners = server.processes("runner");
         let candidates = match role {
             0 => server.processes("front"),
@@ -145,7 +145,7 @@ fn whatever_is_killed_under_load_every_answer_is_true() {
         if candidates.is_empty() {
             continue;
         }
-        let victim = candidates[dice.roll(candidates.len() as u64) as usize];
+        let victim = candidates[dice.u64(..candidates.len() as u64) as usize];
         // Before the kill, which the clients may see at once.
         let at = Instant::now();
         if role == 0 {
@@ -157,7 +157,7 @@ fn whatever_is_killed_under_load_every_answer_is_true() {
         done[role] += 1;
         eventually("somebody is served again", || {
             let asked =
-                ask(&server.url(), vec![format!("{mark}again-{}-{}", done.iter().sum::<usize>(), dice.roll(1 << 30))]);
+                ask(&server.url(), vec![format!("{mark}again-{}-{}", done.iter().sum::<usize>(), dice.u64(..1 << 30))]);
             asked.answer.contains("\"Success\"")
         });
         longest = longest.max(at.elapsed());
@@ -203,17 +203,19 @@ fn whatever_is_killed_under_load_every_answer_is_true() {
 
 #[test]
 fn whenever_the_keeper_is_killed_the_next_start_finds_nothing_in_its_way() {
-    let mut dice = Dice::new();
+    let mut dice = dice();
     for round in 0..times("TEST_KILLS", 40).div_ceil(10) {
         let mut server = Server::start(&["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")]);
         let mark = format!("keeper-{}-{round}-", std::process::id());
         let load = Load::start(&server, &mark, 2);
-        std::thread::sleep(Duration::from_millis(dice.roll(400)));
+        std::thread::sleep(Duration::from_millis(dice.u64(..400)));
         let family = Family::of(server.pid());
         server.kill();
         load.end();
         family.assert_gone();
-        assert!(running(&[&mark]).is_empty());
+        let left = Mutex::default();
+        look(&mark, &left);
+        assert_eq!(left.into_inner().unwrap(), BTreeMap::new(), "tasks that go on");
         crate::support::is_swept(server.instance());
     }
 }

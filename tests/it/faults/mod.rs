@@ -10,19 +10,9 @@ fn times(variable: &str, otherwise: usize) -> usize {
     std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Numbers by chance, the same for the same seed (a linear congruential generator; Knuth's MMIX constants).
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let seed = times("TEST_SEED", std::process::id() as usize) as u64;
-        println!("TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// Below `sides`.
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % sides
-    }
+/// Chance, the same for the same seed.
+fn dice() -> fastrand::Rng {
+    let seed = times("TEST_SEED", std::process::id() as usize) as u64;
+    println!("TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
 }
