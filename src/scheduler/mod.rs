@@ -333,6 +333,10 @@ impl Scheduler {
                 && state.running.somebody_has_several()
                 && all.places < concurrency + self.capacity.guests();
             for (index, unit) in waiting.iter().enumerate().take(SEEN) {
+                // It holds nobody up; what is given up is taken out when it is first, or when somebody is admitted.
+                if unit.is_given_up() {
+                    continue;
+                }
                 let needs = unit.needs();
                 if !state.running.allows(client, &share, needs) {
                     // Its own tasks are what it waits for: that is nobody else's affair.
