@@ -13,8 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, oneshot};
 
 use super::log;
-use crate::api::Live;
-use crate::api::Ping;
+use crate::api::{Live, Ping};
 use crate::artifact::Spool;
 use crate::blobs::{self, Blobs};
 use crate::chain::chain;

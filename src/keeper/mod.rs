@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! keeper ──(wire)──> front <══(runner::wire)══> runner, runner, …
-//!    └── waits for SIGCHLD, SIGTERM, SIGINT, the next restart or ping, a front's byte, the manager's watchdog; nothing else
+//!    └── waits for SIGCHLD, SIGTERM, SIGINT, SIGHUP, the next restart or ping, a front's byte, the manager's watchdog
 //! ```
 
 mod child;
@@ -123,7 +123,7 @@ enum Woken {
     Timeout,
 }
 
-/// Serves until SIGTERM or SIGINT, then drains and removes everything.
+/// Serves until SIGTERM or SIGINT, reads the configuration again at SIGHUP; then drains and removes everything.
 ///
 /// # Errors
 /// When it cannot be started; later failures are logged and repaired.

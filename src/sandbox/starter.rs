@@ -22,6 +22,12 @@ const LIMITS: [(Resource, &str); 11] = [
     (Resource::Rttime, "real-time CPU time (ulimit -R)"),
     (Resource::Sigpending, "pending signals (ulimit -i)"),
 ];
+/// What every task may have of what the kernel counts for a user (getrlimit(2)); the kernel's own defaults, or near them. Bytes
+/// of locked memory, bytes of message queues, and signals.
+pub const MEMLOCK: u64 = 8 << 20;
+pub const MSGQUEUE: u64 = 800 << 10;
+pub const SIGPENDING: u64 = 4096;
+
 /// Faber's own: the kernel's default.
 const STACK: u64 = 8 << 20;
 
@@ -57,13 +63,13 @@ fn raise(resource: Resource) {
 
 /// What is left of it all the same, in words: limits that tasks would be held to as well.
 pub fn left() -> Vec<String> {
-    // As many as are in any task's own limits are no matter (`init::child`).
+    // As much as any task has is no matter.
     let enough = |resource| match resource {
-        Resource::Memlock => Some(8 << 20),
-        Resource::Msgqueue => Some(800 << 10),
+        Resource::Memlock => Some(MEMLOCK),
+        Resource::Msgqueue => Some(MSGQUEUE),
         // The kernel gives some by the machine's memory; groups hold tasks to far fewer.
         Resource::Nproc => Some(4096),
-        Resource::Sigpending => Some(4096),
+        Resource::Sigpending => Some(SIGPENDING),
         _ => None,
     };
     let is_low = |resource| match (getrlimit(resource).maximum, enough(resource)) {

@@ -17,6 +17,7 @@ use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
 use crate::sandbox::seccomp::Filter;
+use crate::sandbox::starter;
 
 pub struct Child<'a> {
     /// Whom it becomes, without capabilities; None for a build step, which stays root of its user namespace.
@@ -125,10 +126,9 @@ fn limit_what_never_changes() -> io::Result<()> {
         (Resource::Fsize, None),
         (Resource::Locks, None),
         (Resource::Rttime, None),
-        // The kernel's own defaults.
-        (Resource::Memlock, Some(8 << 20)),
-        (Resource::Msgqueue, Some(800 << 10)),
-        (Resource::Sigpending, Some(4096)),
+        (Resource::Memlock, Some(starter::MEMLOCK)),
+        (Resource::Msgqueue, Some(starter::MSGQUEUE)),
+        (Resource::Sigpending, Some(starter::SIGPENDING)),
         // No process gets ahead of others.
         (Resource::Nice, Some(0)),
         (Resource::Rtprio, Some(0)),
