@@ -137,29 +137,17 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    /// xorshift64*: the same in every run.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, bound: usize) -> usize {
-            self.0 ^= self.0 >> 12;
-            self.0 ^= self.0 << 25;
-            self.0 ^= self.0 >> 27;
-            (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % bound.max(1)
-        }
-    }
-
-    fn mutated(random: &mut Random, seeds: &[Vec<u8>]) -> Vec<u8> {
-        let mut bytes = seeds[random.below(seeds.len())].clone();
-        for _ in 0..=random.below(4) {
-            let (at, other) = (random.below(bytes.len()), &seeds[random.below(seeds.len())]);
-            match random.below(6) {
+    fn mutated(random: &mut fastrand::Rng, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = seeds[random.usize(..seeds.len())].clone();
+        for _ in 0..=random.usize(..4) {
+            let (at, other) = (random.usize(..=bytes.len()), &seeds[random.usize(..seeds.len())]);
+            match random.usize(..6) {
                 0 => bytes.truncate(at),
-                1 if !bytes.is_empty() => bytes[at] = random.below(256) as u8,
-                2 if !bytes.is_empty() => bytes[at] ^= 1 << random.below(8),
-                3 => drop(bytes.splice(at..at, other[random.below(other.len())..].iter().take(64).copied())),
-                4 => drop(bytes.drain(at..(at + random.below(16)).min(bytes.len()))),
-                _ => bytes.insert(at, [0, 0xff, b'"', b'{', b'[', b'*', b'/', b'-'][random.below(8)]),
+                1 if at < bytes.len() => bytes[at] = random.u8(..),
+                2 if at < bytes.len() => bytes[at] ^= 1 << random.usize(..8),
+                3 => drop(bytes.splice(at..at, other.iter().skip(random.usize(..=other.len())).take(64).copied())),
+                4 => drop(bytes.drain(at..(at + random.usize(..16)).min(bytes.len()))),
+                _ => bytes.insert(at, [0, 0xff, b'"', b'{', b'[', b'*', b'/', b'-'][random.usize(..8)]),
             }
         }
         bytes
@@ -174,7 +162,8 @@ mod tests {
             files.sort();
             let seeds: Vec<_> = files.iter().map(|file| fs::read(file).unwrap()).collect();
             seeds.iter().for_each(|seed| run(seed));
-            let mut random = Random(0x9e37_79b9_7f4a_7c15);
+            // The same in every run.
+            let mut random = fastrand::Rng::with_seed(7);
             for _ in 0..5000 {
                 let bytes = mutated(&mut random, &seeds);
                 // libtest shows it when the target panics.
