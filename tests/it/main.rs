@@ -17,6 +17,7 @@ mod isolation;
 mod judge;
 mod lifecycle;
 mod limits;
+mod memory;
 mod oci;
 mod readme;
 mod resilience;
