@@ -21,6 +21,7 @@ mod oci;
 mod readme;
 mod resilience;
 mod rootless;
+mod runtime;
 mod scripts;
 mod steps;
 mod store;

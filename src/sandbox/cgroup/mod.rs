@@ -11,6 +11,7 @@ mod v1;
 mod v2;
 mod without;
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ use mount::Mount;
 
 /// The name above everything that Faber makes for its containers.
 const TOP: &str = "faber";
+
+/// The group beside the instances' that stands for one in a hierarchy where containers have none: nothing is ever in it.
+const EMPTY: &str = "empty";
 
 /// The init is Faber's: its place in pids.max is on top of the task's.
 const INIT_PROCESSES: u64 = 1;
@@ -73,10 +77,35 @@ pub struct GroupLimits {
     cpus: Option<Cpus>,
 }
 
+impl GroupLimits {
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    pub fn cpus(&self) -> Option<Cpus> {
+        self.cpus
+    }
+}
+
 impl From<&Limits> for GroupLimits {
     fn from(&Limits { memory, processes, cpus, .. }: &Limits) -> Self {
         Self { memory, processes, cpus }
     }
+}
+
+/// How a container's own group is shown in it, once its process is in a control group namespace: what to mount where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    pub fs_type: &'static CStr,
+    pub place: &'static CStr,
+    pub options: &'static CStr,
+}
+
+/// A directory that stands for a group in a hierarchy in which the container has none of its own: `name` below /sys/fs/cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placeholder {
+    pub name: &'static str,
+    pub source: PathBuf,
 }
 
 /// The group of one container. Times in nanoseconds, sizes in bytes.
@@ -258,9 +287,27 @@ impl Tree {
         }
     }
 
+    /// How a container's group is shown in it.
+    pub fn sights(&self) -> &'static [Sight] {
+        match self {
+            Self::V1(_) => v1::SIGHTS,
+            Self::V2(_) => v2::SIGHTS,
+            Self::Without => &[],
+        }
+    }
+
+    /// What is shown beside it, the same to all containers.
+    pub fn placeholders(&self) -> Vec<Placeholder> {
+        match self {
+            Self::V1(hierarchies) => hierarchies.placeholders(),
+            Self::V2(_) | Self::Without => Vec::new(),
+        }
+    }
+
     /// The instances that have groups here, alive or not.
     pub fn instances(&self) -> Vec<String> {
         let mut names: Vec<String> = self.tops().iter().flat_map(|top| directories(top)).collect();
+        names.retain(|name| name != EMPTY);
         names.sort();
         names.dedup();
         names
@@ -277,15 +324,23 @@ impl Tree {
             }
             if prefix.is_empty() {
                 remove_group(&dir)?;
-                // Others may have theirs below it.
-                let _ = fs::remove_dir(&top);
+            }
+        }
+        if prefix.is_empty() && self.instances().is_empty() {
+            for top in self.tops() {
+                let _ = fs::remove_dir(top.join(EMPTY));
+                let _ = fs::remove_dir(top);
             }
         }
         Ok(())
     }
 
     fn tops(&self) -> Vec<PathBuf> {
-        self.roots().into_iter().map(|root| root.join(TOP)).collect()
+        let beside = match self {
+            Self::V1(hierarchies) => hierarchies.beside().collect(),
+            Self::V2(_) | Self::Without => Vec::new(),
+        };
+        self.roots().into_iter().chain(beside).map(|root| root.join(TOP)).collect()
     }
 
     fn roots(&self) -> Vec<&PathBuf> {

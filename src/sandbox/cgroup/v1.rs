@@ -9,8 +9,8 @@ use crate::task::Cpus;
 use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
-    processes_peak, remove_group, share,
+    Cgroup, CgroupError, CpuTimes, EMPTY, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK,
+    Placeholder, Result, Sight, TOP, processes_peak, remove_group, share,
 };
 
 /// What limits and usage need.
@@ -22,9 +22,16 @@ const TCP_BYTES: u64 = 8 << 20;
 /// The kernel ends processes for want of this many bytes at most: eight pages, PAGE_ALLOC_COSTLY_ORDER, or a stack's.
 const LARGEST_CHARGE: u64 = 64 << 10;
 
+/// A container's memory is told by its group; of the hierarchies in which it has none that is shown, the JVM and others want to see
+/// that they are there before they believe any (cgroupSubsystem_linux.cpp).
+pub const SIGHTS: &[Sight] = &[Sight { fs_type: c"cgroup", place: c"/sys/fs/cgroup/memory", options: c"memory" }];
+const EXPECTED: [&str; 3] = ["cpu", "cpuacct", "cpuset"];
+
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
     roots: BTreeMap<&'static str, PathBuf>,
+    /// Of what is only shown.
+    expected: BTreeMap<&'static str, PathBuf>,
 }
 
 impl Hierarchies {
@@ -36,7 +43,8 @@ impl Hierarchies {
         let found = |controller: &'static str| {
             root(&controller).map(|root| (controller, root)).ok_or(CgroupError::NoController(controller))
         };
-        Ok(Self { roots: NEEDED.into_iter().map(found).collect::<Result<_>>()? })
+        let expected = EXPECTED.into_iter().filter_map(|name| root(&name).map(|root| (name, root))).collect();
+        Ok(Self { roots: NEEDED.into_iter().map(found).collect::<Result<_>>()?, expected })
     }
 
     /// The same, mounted below `dir`.
@@ -52,7 +60,8 @@ impl Hierarchies {
             }
             Ok((controller, point))
         };
-        Ok(Self { roots: self.roots.iter().map(moved).collect::<Result<_>>()? })
+        // Nothing is done with the others any more.
+        Ok(Self { roots: self.roots.iter().map(moved).collect::<Result<_>>()?, expected: BTreeMap::new() })
     }
 
     /// The root of each hierarchy once, however many controllers share it.
@@ -68,11 +77,22 @@ impl Hierarchies {
         &self.roots["memory"]
     }
 
+    /// The hierarchies in which there is nothing but what is shown.
+    pub fn beside(&self) -> impl Iterator<Item = &PathBuf> {
+        self.expected.values().filter(|root| !self.roots.values().any(|used| used == *root))
+    }
+
     pub fn prepare(&self, below: &Path) -> Result<()> {
-        self.roots().try_for_each(|root| {
-            let path = root.join(below);
-            fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
-        })
+        let empty = self.expected.values().map(|root| root.join(TOP).join(EMPTY));
+        self.roots()
+            .map(|root| root.join(below))
+            .chain(empty)
+            .try_for_each(|path| fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source }))
+    }
+
+    pub fn placeholders(&self) -> Vec<Placeholder> {
+        let empty = |(&name, root): (&&'static str, &PathBuf)| Placeholder { name, source: root.join(TOP).join(EMPTY) };
+        self.expected.iter().map(empty).filter(|placeholder| placeholder.source.is_dir()).collect()
     }
 
     pub fn group(&self, below: &Path) -> Group {

@@ -22,7 +22,7 @@ use super::file::{
 };
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result, Sight,
     processes_peak, remove_group,
 };
 
@@ -30,6 +30,8 @@ use super::{
 const OWN: &str = "keeper";
 /// What limits take; accounting of CPU time needs no controller.
 const NEEDED: [&str; 2] = ["memory", "pids"];
+/// Read-only, and of the container's own group alone: its control group namespace begins there (cgroup_namespaces(7)).
+pub const SIGHTS: &[Sight] = &[Sight { fs_type: c"cgroup2", place: c"/sys/fs/cgroup", options: c"" }];
 /// Microseconds over which a share of the processors is kept: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 /// What a service manager marks the groups with that it leaves to others (systemd's cgroup delegation).
