@@ -96,7 +96,7 @@ fn the_process_limit_is_told_where_it_is_why_a_runtime_fails() {
         limits
     };
     let reached = "the process limit was reached (max_processes)";
-    let threads = "import os, threading\ntry:\n  for _ in range(9): threading.Thread(target=input).start()\nexcept RuntimeError: ";
+    let threads = "import os, threading\ntry:\n  for _ in range(9): threading.Thread(target=threading.Event().wait).start()\nexcept RuntimeError: ";
     both(python(&format!("{threads}os.abort()"), few(json!({}))), |result| {
         assert_eq!(result["status"], "ResourceLimitExceeded", "{result}");
         assert_eq!(result["error"], format!("killed by signal 6 (SIGABRT); {reached}"));
