@@ -14,6 +14,7 @@ mod etc;
 mod ids;
 mod init;
 mod kernel;
+mod memory;
 mod namespaces;
 mod outcome;
 mod processors;

@@ -18,6 +18,7 @@ mod isolation;
 mod judge;
 mod lifecycle;
 mod limits;
+mod memory;
 mod oci;
 mod readme;
 mod resilience;

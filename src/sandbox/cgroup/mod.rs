@@ -131,6 +131,12 @@ pub trait Cgroup {
     fn cpu_times(&self) -> Result<CpuTimes>;
     /// What became of the group for want of memory.
     fn out_of_memory(&self) -> Result<OutOfMemory>;
+    /// What is charged to the group now. Bytes.
+    fn memory_charged(&self) -> Result<u64>;
+    /// The same with its parts.
+    fn memory(&self) -> Result<Memory>;
+    /// Has the kernel stop the group at this many bytes, which is more than its limit.
+    fn widen(&self, memory: u64) -> Result<()>;
     /// Everything the group accounts for.
     fn measure(&self) -> Result<Measured>;
     /// The processes in the group now, the init among them; pids as this process sees them.
@@ -158,6 +164,23 @@ pub struct Lack {
     pub instead: &'static str,
 }
 
+/// What a group has of memory at a time. Bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub charged: u64,
+    /// Of that what is no copy of a file on a disk, of which the kernel could let go: memory of programs, files in memory, and what
+    /// the kernel has for them. Counters are behind, so it is the lower of two ways to know it.
+    pub own: u64,
+    /// How many pages of files were read again after they had to go; since the group was made.
+    pub refaults: u64,
+}
+
+impl Memory {
+    pub fn files(&self) -> u64 {
+        self.charged.saturating_sub(self.own)
+    }
+}
+
 /// CPU time as a whole, and what user space had of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTimes {
@@ -169,8 +192,10 @@ pub struct CpuTimes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measured {
     pub cpu: CpuTimes,
+    /// With files.
     pub memory_peak: u64,
-    pub memory_current: u64,
+    /// At the end.
+    pub memory: Memory,
     /// Without the init; at least 1.
     pub processes: u64,
     /// How many forks were refused by pids.max.

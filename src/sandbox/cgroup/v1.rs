@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 
 use crate::task::Cpus;
 
-use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_number, read_pids, write};
+use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_keys, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, EMPTY, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK,
+    Cgroup, CgroupError, CpuTimes, EMPTY, GroupLimits, INIT_PROCESSES, Lack, Measured, Memory, OutOfMemory, PIDS_PEAK,
     Placeholder, Result, Sight, TOP, processes_peak, remove_group, share,
 };
 
@@ -112,6 +112,20 @@ pub struct Group {
     all: Vec<PathBuf>,
 }
 
+impl Group {
+    /// Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
+    fn limit(&self, memory: u64) -> Result<()> {
+        let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
+        let has_swap = with_swap.exists();
+        if has_swap {
+            // Neither may ever be above the other.
+            write(&with_swap, -1)?;
+        }
+        enforce(&self.memory.join("memory.limit_in_bytes"), memory)?;
+        if has_swap { enforce(&with_swap, memory) } else { enforce_exactly(&self.memory.join("memory.swappiness"), 0) }
+    }
+}
+
 impl Cgroup for Group {
     fn make(&self, cpus: Option<Cpus>) -> Result<()> {
         if cpus.is_some() {
@@ -132,19 +146,7 @@ impl Cgroup for Group {
         if limits.cpus.is_some() {
             return Err(CgroupError::NoShares);
         }
-        // Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
-        let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
-        let has_swap = with_swap.exists();
-        if has_swap {
-            // Neither may ever be above the other; nothing of the task runs yet.
-            write(&with_swap, -1)?;
-        }
-        enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
-        if has_swap {
-            enforce(&with_swap, limits.memory)?;
-        } else {
-            enforce_exactly(&self.memory.join("memory.swappiness"), 0)?;
-        }
+        self.limit(limits.memory)?;
         // Buffers of TCP are counted apart from memory here; without a limit they have all of the machine's.
         let tcp = self.memory.join("memory.kmem.tcp.limit_in_bytes");
         if tcp.exists() {
@@ -178,11 +180,29 @@ impl Cgroup for Group {
         Ok(share(self.cpu_time()?, user, system))
     }
 
+    fn memory_charged(&self) -> Result<u64> {
+        read_number(&self.memory.join("memory.usage_in_bytes"))
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let keys = ["cache", "shmem", "rss", "workingset_refault_file"];
+        let [cache, shmem, rss, refaults] = read_keys(&self.memory.join("memory.stat"), keys)?;
+        let (charged, kernel) = (self.memory_charged()?, read_number(&self.memory.join("memory.kmem.usage_in_bytes")));
+        // What the kernel itself has for files is not told apart here.
+        let one = charged.saturating_sub(cache.saturating_sub(shmem));
+        let other = kernel.map_or(charged, |kernel| rss + shmem + kernel);
+        Ok(Memory { charged, own: one.min(other), refaults })
+    }
+
+    fn widen(&self, memory: u64) -> Result<()> {
+        self.limit(memory)
+    }
+
     fn measure(&self) -> Result<Measured> {
         Ok(Measured {
             cpu: self.cpu_times()?,
             memory_peak: read_number(&self.memory.join("memory.max_usage_in_bytes"))?,
-            memory_current: read_number(&self.memory.join("memory.usage_in_bytes"))?,
+            memory: self.memory()?,
             processes: processes_peak(&self.pids)?,
             forks_refused: read_keyed(&self.pids.join("pids.events"), "max")?,
             throttled: None,
