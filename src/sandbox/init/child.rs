@@ -181,8 +181,10 @@ fn both(value: u64) -> Rlimit {
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
-/// Sets a limit, and sees that the kernel has it.
-fn enforce(resource: Resource, wanted: Rlimit) -> io::Result<()> {
+/// Sets a limit, and sees that the kernel has it. The largest number is the kernel's word for none (RLIM_INFINITY).
+fn enforce(resource: Resource, Rlimit { current, maximum }: Rlimit) -> io::Result<()> {
+    let finite = |limit: Option<u64>| limit.filter(|&limit| limit != libc::RLIM_INFINITY);
+    let wanted = Rlimit { current: finite(current), maximum: finite(maximum) };
     setrlimit(resource, wanted)?;
     if getrlimit(resource) == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
