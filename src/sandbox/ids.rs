@@ -9,10 +9,10 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::kernel;
 use crate::image::User;
 
 const MACHINE: Space = Space { first: 0x7000_0000, ranges: 4096, size: FULL };
@@ -70,7 +70,9 @@ impl UidRange {
         let space = Space::here()?;
         let first = draw().map_err(open)? % space.ranges;
         for range in (first..space.ranges).chain(0..first) {
-            if try_lock(&lock, range).map_err(|source| IdError::Lock { path: file.to_owned(), source })? {
+            if kernel::try_lock(&lock, range.into())
+                .map_err(|source| IdError::Lock { path: file.to_owned(), source })?
+            {
                 return Ok(Self { base: space.first + range * space.size, size: space.size, _lock: lock });
             }
         }
@@ -138,21 +140,6 @@ fn draw() -> io::Result<u32> {
     Ok(u32::from_le_bytes(bytes))
 }
 
-fn try_lock(file: &File, byte: u32) -> io::Result<bool> {
-    let lock = nix::libc::flock {
-        l_type: libc::F_WRLCK as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: byte.into(),
-        l_len: 1,
-        l_pid: 0,
-    };
-    match nix::fcntl::fcntl(file.as_raw_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(true),
-        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,7 +161,7 @@ mod tests {
         // All others are somebody's: what was given back is found, wherever the search begins.
         let others = File::options().read(true).write(true).open(&file).unwrap();
         for range in 0..MACHINE.ranges {
-            try_lock(&others, range).unwrap();
+            kernel::try_lock(&others, range.into()).unwrap();
         }
         assert!(matches!(UidRange::claim(&file), Err(IdError::Exhausted(_))));
         let freed = claims.pop().unwrap().base();

@@ -3,6 +3,7 @@
 //! All of this is for single-threaded processes: after a fork the child may then use everything the parent could.
 
 use std::ffi::{CStr, CString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -180,19 +181,49 @@ pub fn catch_sigchld() {
     unsafe { libc::signal(libc::SIGCHLD, nothing as *const () as libc::sighandler_t) };
 }
 
+/// Locks one byte of a file for whoever has it open (F_OFD_SETLK, fcntl(2)); false when somebody else has.
+///
+/// # Errors
+/// fcntl(2)'s.
+pub fn try_lock(file: &File, byte: u64) -> io::Result<bool> {
+    let lock = nix::libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte as libc::off_t,
+        l_len: 1,
+        l_pid: 0,
+    };
+    match nix::fcntl::fcntl(file.as_raw_fd(), nix::fcntl::FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Ok(true),
+        Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// Reaps any child that has ended: its pid and its status as wait(2) has it, None where none has yet and `wait` is false.
 /// Not nix's: that has no name for real-time signals, and loses the status of who died of one.
 ///
 /// # Errors
 /// waitpid(2)'s: ECHILD without children, EINTR.
 pub fn reap(wait: bool) -> io::Result<Option<(Pid, i32)>> {
-    let mut status = 0;
-    // SAFETY: `status` outlives the call, which writes one int to it.
-    match unsafe { libc::waitpid(-1, &raw mut status, if wait { 0 } else { libc::WNOHANG }) } {
-        -1 => Err(io::Error::last_os_error()),
-        0 => Ok(None),
-        pid => Ok(Some((Pid::from_raw(pid), status))),
+    loop {
+        let mut status = 0;
+        // SAFETY: `status` outlives the call, which writes one int to it.
+        match unsafe { libc::waitpid(-1, &raw mut status, if wait { 0 } else { libc::WNOHANG }) } {
+            -1 => return Err(io::Error::last_os_error()),
+            0 => return Ok(None),
+            pid if libc::WIFSTOPPED(status) => let_go(pid, libc::WSTOPSIG(status)),
+            pid => return Ok(Some((Pid::from_raw(pid), status))),
+        }
     }
+}
+
+/// Traces a child no longer that has asked its parent to (PTRACE_TRACEME, ptrace(2)), and hands it the signal that it stopped for;
+/// SIGTRAP is what tracing itself stops with.
+fn let_go(pid: i32, signal: i32) {
+    let signal = if signal == libc::SIGTRAP { 0 } else { signal };
+    // SAFETY: takes numbers: the address is not used.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, pid, std::ptr::null_mut::<libc::c_void>(), libc::c_long::from(signal)) };
 }
 
 /// What this process has used.

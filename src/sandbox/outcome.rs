@@ -19,8 +19,9 @@ pub struct Io {
 }
 
 impl Baseline {
-    /// What the task used since then; `after` and `io` are the sums at its end.
-    pub fn usage(&self, after: &Measured, io: Io, ended: &Ended, file_descriptors: u64) -> Usage {
+    /// What the task used since then; `after` and `io` are the sums at its end, `killed` says whether the kernel ended it for want of
+    /// memory.
+    pub fn usage(&self, after: &Measured, io: Io, (ended, killed): (&Ended, bool), file_descriptors: u64) -> Usage {
         let cpu_time = after.cpu.total.saturating_sub(self.cpu.total + ended.set_up);
         let user_time = after.cpu.user.saturating_sub(self.cpu.user).min(cpu_time);
         Usage {
@@ -28,8 +29,8 @@ impl Baseline {
             user_time,
             system_time: cpu_time - user_time,
             wall_time: u64::try_from(ended.wall_time.as_nanos()).unwrap_or(u64::MAX),
-            memory_peak: after.memory_peak,
-            memory_current: after.memory_current,
+            memory_peak: ended.memory.peak(after.memory_peak, &after.memory, killed),
+            memory_current: after.memory.own,
             processes: after.processes,
             file_descriptors,
             io_read: io.read.saturating_sub(self.io.read),
@@ -63,6 +64,10 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: OutOfMemory) 
         OutOfMemory { kills: 0, .. } => {}
         OutOfMemory { is_own: true, .. } => return stopped(Limit::Memory),
         OutOfMemory { is_own: false, .. } => return machine_out_of_memory(),
+    }
+    // Between two samples, while the kernel's limit was more than the task's.
+    if ended.memory.is_above_limit(usage.memory_peak) {
+        return stopped(Limit::Memory);
     }
     if usage.cpu_time > limits.cpu_time {
         return stopped(Limit::CpuTime);
@@ -99,6 +104,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::sandbox::memory::MemoryWatch;
 
     const LIMITS: Limits =
         Limits { memory: 64 << 20, cpu_time: 1000, wall_time: 1000, output: 10, ..crate::task::MINIMUM };
@@ -107,7 +113,9 @@ mod tests {
     fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: OutOfMemory, expected: Outcome) {
         let (started_at, wall_time) = (Instant::now(), Duration::ZERO);
         let ended_at = started_at;
-        let ended = Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None };
+        let memory = MemoryWatch::new(LIMITS.memory).seen();
+        let ended =
+            Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None, memory };
         assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
     }
 

@@ -4,6 +4,7 @@
 //! A small tmpfs holds the mount points, Faber's own /etc and links; the image's directories are ID-mapped read-only
 //! binds in it, so root's files are root's inside although the container's root is nobody on the machine.
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -16,9 +17,12 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, mount_remount, move_mount,
     open_tree,
 };
+use walkdir::{DirEntry, WalkDir};
 
+use super::etc;
 use super::ids::UidRange;
 use super::kernel;
+use super::view::SYS;
 use crate::image::{MOUNT_POINTS, Machine, SKELETON};
 
 /// Where tasks find what an image stands in for.
@@ -54,15 +58,23 @@ pub fn mount_scratch(dir: &Path) -> Result<()> {
 }
 
 /// Puts the machine's own files together in the empty directory `root`; `path` is where commands are looked up.
-pub fn from_machine(root: &Path, machine: &Machine, path: &str, ids: &UidRange, shown: Shown<'_>) -> Result<Apart> {
+/// `links` is the file that keeps where links of /usr lead in /etc.
+pub fn from_machine(
+    root: &Path,
+    (machine, path): (&Machine, &str),
+    links: &Path,
+    ids: &UidRange,
+    shown: Shown<'_>,
+) -> Result<Apart> {
+    let linked = etc::linked(links).map_err(at("keep what /usr links to in", links))?;
     let mut builder = Builder { root, ids, shown, apart: Apart::Yes };
-    builder.build(machine, path)?;
+    builder.build(machine, &linked, path)?;
     Ok(builder.apart)
 }
 
-/// Shows the files below `tree`, which has every mount point, in the directory `root`.
+/// Shows the files below `tree`, which has every mount point, in the directory `root`, with a place for [`SYS`].
 pub fn from_tree(root: &Path, tree: &Path, shown: Shown<'_>) -> Result<Apart> {
-    shown.at(root, tree, OpenTreeFlags::AT_SYMLINK_NOFOLLOW)
+    shown.over(root, tree, OpenTreeFlags::AT_SYMLINK_NOFOLLOW, shown.directory("empty-root", Some(SYS))?)
 }
 
 /// Whether what is shown has inodes of its own.
@@ -93,13 +105,20 @@ impl Shown<'_> {
     /// an overlay are this slot's alone, while the pages of the files stay everybody's. `follow` says whether `source` may be a
     /// link.
     fn at(&self, target: &Path, source: &Path, follow: OpenTreeFlags) -> Result<Apart> {
+        self.over(target, source, follow, self.directory("empty", None)?)
+    }
+
+    /// A directory of the scratch, with one in it; its name.
+    fn directory(&self, name: &'static str, within: Option<&str>) -> Result<&'static str> {
+        let dir = self.scratch.join(name).join(within.unwrap_or_default());
+        fs::create_dir_all(&dir).map_err(at("create", &dir))?;
+        Ok(name)
+    }
+
+    /// The same, where what the second layer has is there too.
+    fn over(&self, target: &Path, source: &Path, follow: OpenTreeFlags, second: &str) -> Result<Apart> {
         let tree = self.clone(source, follow)?;
-        const BELOW: &str = "below";
-        const EMPTY: &str = "empty";
-        let below = self.scratch.join(BELOW);
-        for dir in [&below, &self.scratch.join(EMPTY)] {
-            fs::create_dir_all(dir).map_err(at("create", dir))?;
-        }
+        let below = self.scratch.join(self.directory("below", None)?);
         let put = |place: &Path| {
             move_mount(tree.as_fd(), "", rustix::fs::CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
                 .map_err(at("mount on", place))
@@ -107,7 +126,7 @@ impl Shown<'_> {
         put(&below)?;
         // What is mounted below it would not be seen through an overlay.
         let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-        let laid = !has_mounts_below(&below)? && overlay(self.scratch, BELOW, EMPTY, target, flags).is_ok();
+        let laid = !has_mounts_below(&below)? && overlay(self.scratch, "below", second, target, flags).is_ok();
         if !laid {
             // To where it is to be, with all below it.
             rustix::mount::mount_move(&below, target).map_err(at("mount on", target))?;
@@ -185,6 +204,16 @@ pub fn keep_devices_apart(scratch: &Path) -> Result<Apart> {
     Ok(if is_open { Apart::Yes } else { Apart::No })
 }
 
+/// Whether everybody may read what is at this place in /etc, and every directory on the way.
+fn is_open_all_the_way(below: &Path) -> bool {
+    let etc = Path::new("/etc");
+    let mut ways = below.ancestors().filter(|path| !path.as_os_str().is_empty());
+    ways.all(|path| {
+        fs::metadata(etc.join(path))
+            .is_ok_and(|meta| meta.mode() & 0o004 != 0 && (!meta.is_dir() || meta.mode() & 0o001 != 0))
+    })
+}
+
 /// Shows the directory `source` at `place`, to be written to.
 pub fn show(source: &Path, place: &Path) -> Result<()> {
     rustix::mount::mount_bind(source, place).map_err(at("mount on", place))?;
@@ -200,11 +229,11 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn build(&mut self, machine: &Machine, path: &str) -> Result<()> {
-        mount("faber", self.root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=1m"))
+    fn build(&mut self, machine: &Machine, linked: &BTreeSet<PathBuf>, path: &str) -> Result<()> {
+        mount("faber", self.root, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=16m"))
             .map_err(at("mount a tmpfs on", self.root))?;
         self.own(self.root)?;
-        for name in MOUNT_POINTS {
+        for name in MOUNT_POINTS.into_iter().chain([SYS]) {
             self.directory(Path::new(name))?;
         }
         for (name, content) in SKELETON {
@@ -213,14 +242,14 @@ impl Builder<'_> {
         for source in &machine.binds {
             self.bind_or_link(Path::new(source))?;
         }
-        for entry in &machine.etc {
-            self.etc(&Path::new("/etc").join(entry))?;
+        for entry in machine.etc.iter().map(Path::new).chain(linked.iter().map(PathBuf::as_path)) {
+            self.etc(entry)?;
         }
         for (name, stand_ins) in &machine.fallbacks {
             self.fallback(name, stand_ins, path)?;
         }
         let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::RDONLY;
-        mount_remount(self.root, flags, "mode=755,size=1m").map_err(at("make read-only", self.root))
+        mount_remount(self.root, flags, "mode=755,size=16m").map_err(at("make read-only", self.root))
     }
 
     fn show(&mut self, source: &Path, target: &Path) -> Result<()> {
@@ -275,17 +304,53 @@ impl Builder<'_> {
         }
     }
 
-    /// An entry of the machine's /etc: files are copied (they are small and may be replaced while we run), directories
-    /// bound. Only what everybody may read: this runs as root, the task does not.
-    fn etc(&mut self, source: &Path) -> Result<()> {
+    /// An entry of the machine's /etc, unless it is there already. Files are copied (they are small and may be replaced while we
+    /// run), and so are directories with few of them; others are bound. Only what everybody may read: this runs as root, the
+    /// task does not.
+    fn etc(&mut self, below: &Path) -> Result<()> {
+        const FEW: usize = 64;
+        let source = Path::new("/etc").join(below);
+        let is_there = fs::symlink_metadata(self.root.join("etc").join(below)).is_ok();
+        if is_there || !is_open_all_the_way(below) {
+            return Ok(());
+        }
+        if !source.is_dir() {
+            return self.etc_file(&source);
+        }
+        let entries: Vec<_> = WalkDir::new(&source).into_iter().take(FEW + 1).collect();
+        if entries.len() > FEW || etc::is_private(below) {
+            let target = self.directory(&Path::new("etc").join(below))?;
+            return self.show(&source, &target);
+        }
+        for entry in entries.into_iter().flatten() {
+            // What is below a directory that is closed is not for everybody either.
+            if entry.path().strip_prefix("/etc").is_ok_and(is_open_all_the_way) {
+                self.etc_entry(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn etc_entry(&mut self, entry: &DirEntry) -> Result<()> {
+        let below = entry.path().strip_prefix("/").unwrap_or(entry.path());
+        let kind = entry.file_type();
+        if kind.is_dir() {
+            self.directory(below).map(drop)
+        } else if kind.is_symlink() {
+            let target = fs::read_link(entry.path()).map_err(at("read link", entry.path()))?;
+            let link = self.root.join(below);
+            symlink(&target, &link).map_err(at("link", &link))?;
+            self.own(&link)
+        } else {
+            self.etc_file(entry.path())
+        }
+    }
+
+    fn etc_file(&mut self, source: &Path) -> Result<()> {
         const LARGEST: u64 = 256 << 10;
         let below = source.strip_prefix("/").unwrap_or(source);
         let Ok(meta) = fs::metadata(source) else { return Ok(()) };
-        if meta.is_dir() {
-            let target = self.directory(below)?;
-            return self.show(source, &target);
-        }
-        if !meta.is_file() || meta.mode() & 0o004 == 0 || meta.len() > LARGEST {
+        if !meta.is_file() || meta.len() > LARGEST {
             return Ok(());
         }
         if let Some(parent) = below.parent() {

@@ -1,6 +1,7 @@
 //! A slot: the fixed place for one container at a time. What is dear and carries nothing from task to task is made
 //! here once: the uid range, the namespaces, the root file systems, the compiled filter.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -17,6 +18,7 @@ use super::namespaces::{NamespaceError, Namespaces};
 use super::rootfs::{self, Apart, RootfsError, Shown};
 use super::seccomp::Filter;
 use super::spec;
+use super::view::View;
 use crate::artifact::Spool;
 use crate::image::{Image, InUse, Root, Store, StoreError, User};
 use crate::task::{Cpus, ImageId, ImageName, Limits, Resources};
@@ -33,6 +35,8 @@ pub enum SlotError {
     Cgroup(#[from] CgroupError),
     #[error("create {path}")]
     Directory { path: PathBuf, source: io::Error },
+    #[error("make what tasks find at /sys")]
+    View(#[source] io::Error),
     #[error("look through /proc")]
     Masks(#[source] io::Error),
     #[error("give up the supplementary groups")]
@@ -52,12 +56,16 @@ pub struct Slot {
     pub(super) namespaces: Namespaces,
     pub(super) filter: Rc<Filter>,
     pub(super) masks: Rc<Masks>,
+    /// What its tasks find at /sys.
+    pub(super) view: Rc<RefCell<View>>,
     /// Descriptors of this process that its containers' inits close first.
     pub(super) foreign: Vec<RawFd>,
     pub(super) ids: UidRange,
     pub(super) dir: PathBuf,
     store: Store,
     devices: Apart,
+    /// Keeps where links of the machine's /usr lead.
+    links: PathBuf,
     /// The images whose root file systems are in place.
     bundles: BTreeMap<ImageName, Bundle>,
     /// Containers made so far: their names never repeat.
@@ -114,6 +122,8 @@ impl Slot {
         create_dir(dir)?;
         rootfs::mount_scratch(dir)?;
         let devices = rootfs::keep_devices_apart(&dir.join("scratch"))?;
+        let processors = run_dir.join("processors");
+        let view = View::make(&dir.join("view"), &tree, processors, resources.cpus).map_err(SlotError::View)?;
         let (tree, cover) = tree.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
@@ -123,11 +133,13 @@ impl Slot {
             namespaces,
             filter: Rc::new(Filter::compile()),
             masks: Rc::new(Masks::find().map_err(SlotError::Masks)?),
+            view: Rc::new(RefCell::new(view)),
             foreign,
             ids,
             dir: dir.to_owned(),
             store,
             devices,
+            links: run_dir.join("links-to-etc"),
             bundles: BTreeMap::new(),
             made: 0,
             limits: None,
@@ -190,6 +202,7 @@ impl Slot {
         let known = self.bundles.get(&id.name).filter(|bundle| bundle.image.digest == id.digest);
         if known.is_none() {
             if let Some(old) = self.bundles.remove(&id.name) {
+                // With what is shown in it.
                 let _ = rustix::mount::unmount(old.dir.join(spec::ROOTFS), rustix::mount::UnmountFlags::DETACH);
             }
             let bundle = self.mount(id)?;
@@ -207,11 +220,13 @@ impl Slot {
         let shown = Shown { user_namespace: self.namespaces.user(), scratch: &scratch };
         let host = Image::host();
         if let (true, Root::Machine(machine)) = (host.digest == id.digest, &host.root) {
-            let apart = rootfs::from_machine(&root, machine, &host.path, &self.ids, shown)?;
+            let apart = rootfs::from_machine(&root, (machine, &host.path), &self.links, &self.ids, shown)?;
+            self.view.borrow().show(&root).map_err(SlotError::View)?;
             return Ok(Bundle { image: Rc::new(host), dir, apart, _tree: None });
         }
         let held = self.store.hold(&id.digest).map_err(|source| SlotError::Image { name: id.name.clone(), source })?;
         let apart = rootfs::from_tree(&root, &held.rootfs, shown)?;
+        self.view.borrow().show(&root).map_err(SlotError::View)?;
         Ok(Bundle { image: Rc::new(held.image.clone()), dir, apart, _tree: Some(held) })
     }
 }

@@ -14,6 +14,7 @@ use rustix::time::ClockId;
 
 use super::cgroup::{Cgroup, OutOfMemory};
 use super::init::wire::{Notice, Rusage, nanoseconds};
+use super::memory::{MemoryWatch, Seen};
 use super::streams::{Feed, Forward, Whole};
 use crate::task::{Limit, Limits, MergeOutput, OnOutputLimit, Output, Written};
 
@@ -54,6 +55,8 @@ pub struct Ended {
     pub ended_at: Instant,
     /// What all of its processes used; None when that is not known.
     pub used: Option<Rusage>,
+    /// What samples saw of its memory.
+    pub memory: Seen,
 }
 
 /// What comes first in the set-up.
@@ -154,6 +157,7 @@ pub struct Watch<'a> {
     /// Nothing is left but the init.
     alone: bool,
     said_all: bool,
+    memory: MemoryWatch,
     file_descriptors: u64,
     /// Whose descriptors are counted next.
     turn: Turn,
@@ -187,6 +191,7 @@ impl<'a> Watch<'a> {
             ended: None,
             alone: false,
             said_all: false,
+            memory: MemoryWatch::new(limits.memory),
             // Every task starts with three descriptors.
             file_descriptors: 3,
             turn: Turn::default(),
@@ -262,6 +267,7 @@ impl<'a> Watch<'a> {
             ended_at: self.stop.map_or(end, |(_, at)| at.min(end)),
             started_at: self.started,
             used: self.used.1.map(|used| used.since(self.used.0)),
+            memory: self.memory.seen(),
         }
     }
 
@@ -464,6 +470,9 @@ impl<'a> Watch<'a> {
     fn sample(&mut self, control: &UnixStream) {
         if let Ok(OutOfMemory { kills: 1.., is_own }) = self.group.out_of_memory() {
             self.stop(if is_own { Stop::Limit(Limit::Memory) } else { Stop::MachineOutOfMemory }, control);
+        }
+        if self.memory.sample(self.group) {
+            self.stop(Stop::Limit(Limit::Memory), control);
         }
         // Until the command is executed, what is used is the set-up's.
         if self.executed

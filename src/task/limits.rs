@@ -7,7 +7,7 @@ use super::ResourceLimits;
 /// The limits one task runs under; each is enforced as DESIGN's table says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// Bytes of memory of the whole container, page cache and tmpfs files included.
+    /// Bytes of memory of the whole container, files in memory included, copies of an image's files not.
     pub memory: u64,
     /// Nanoseconds of CPU time of the whole container.
     pub cpu_time: u64,

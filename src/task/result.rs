@@ -249,10 +249,10 @@ pub struct ResourceUsage {
     /// Wall-clock time from the start of the command to its end, in nanoseconds.
     #[schema(example = 5000000)]
     pub wall_time_ns: u64,
-    /// The most memory used at once, in bytes.
+    /// The most memory that was the program's own at once, in bytes: without what the kernel has read of an image's files.
     #[schema(example = 1048576)]
     pub memory_peak_bytes: u64,
-    /// Memory still in use when the task ended (its files in the workspace, page cache), in bytes.
+    /// Memory of its own still in use when the task ended (its files in the workspace among it), in bytes.
     #[schema(example = 524288)]
     pub memory_current_bytes: u64,
     /// The most processes and threads alive at once.

@@ -11,6 +11,7 @@ mod v1;
 mod v2;
 mod without;
 
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ use mount::Mount;
 
 /// The name above everything that Faber makes for its containers.
 const TOP: &str = "faber";
+
+/// The group beside the instances' that stands for one in a hierarchy where containers have none: nothing is ever in it.
+const EMPTY: &str = "empty";
 
 /// The init is Faber's: its place in pids.max is on top of the task's.
 const INIT_PROCESSES: u64 = 1;
@@ -73,10 +77,35 @@ pub struct GroupLimits {
     cpus: Option<Cpus>,
 }
 
+impl GroupLimits {
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    pub fn cpus(&self) -> Option<Cpus> {
+        self.cpus
+    }
+}
+
 impl From<&Limits> for GroupLimits {
     fn from(&Limits { memory, processes, cpus, .. }: &Limits) -> Self {
         Self { memory, processes, cpus }
     }
+}
+
+/// How a container's own group is shown in it, once its process is in a control group namespace: what to mount where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sight {
+    pub fs_type: &'static CStr,
+    pub place: &'static CStr,
+    pub options: &'static CStr,
+}
+
+/// A directory that stands for a group in a hierarchy in which the container has none of its own: `name` below /sys/fs/cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placeholder {
+    pub name: &'static str,
+    pub source: PathBuf,
 }
 
 /// The group of one container. Times in nanoseconds, sizes in bytes.
@@ -102,6 +131,12 @@ pub trait Cgroup {
     fn cpu_times(&self) -> Result<CpuTimes>;
     /// What became of the group for want of memory.
     fn out_of_memory(&self) -> Result<OutOfMemory>;
+    /// What is charged to the group now. Bytes.
+    fn memory_charged(&self) -> Result<u64>;
+    /// The same with its parts.
+    fn memory(&self) -> Result<Memory>;
+    /// Has the kernel stop the group at this many bytes, which is more than its limit.
+    fn widen(&self, memory: u64) -> Result<()>;
     /// Everything the group accounts for.
     fn measure(&self) -> Result<Measured>;
     /// The processes in the group now, the init among them; pids as this process sees them.
@@ -129,6 +164,23 @@ pub struct Lack {
     pub instead: &'static str,
 }
 
+/// What a group has of memory at a time. Bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    pub charged: u64,
+    /// Of that what is no copy of a file on a disk, of which the kernel could let go: memory of programs, files in memory, and what
+    /// the kernel has for them. Counters are behind, so it is the lower of two ways to know it.
+    pub own: u64,
+    /// How many pages of files were read again after they had to go; since the group was made.
+    pub refaults: u64,
+}
+
+impl Memory {
+    pub fn files(&self) -> u64 {
+        self.charged.saturating_sub(self.own)
+    }
+}
+
 /// CPU time as a whole, and what user space had of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTimes {
@@ -140,8 +192,10 @@ pub struct CpuTimes {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Measured {
     pub cpu: CpuTimes,
+    /// With files.
     pub memory_peak: u64,
-    pub memory_current: u64,
+    /// At the end.
+    pub memory: Memory,
     /// Without the init; at least 1.
     pub processes: u64,
     /// How many forks were refused by pids.max.
@@ -258,9 +312,27 @@ impl Tree {
         }
     }
 
+    /// How a container's group is shown in it.
+    pub fn sights(&self) -> &'static [Sight] {
+        match self {
+            Self::V1(_) => v1::SIGHTS,
+            Self::V2(_) => v2::SIGHTS,
+            Self::Without => &[],
+        }
+    }
+
+    /// What is shown beside it, the same to all containers.
+    pub fn placeholders(&self) -> Vec<Placeholder> {
+        match self {
+            Self::V1(hierarchies) => hierarchies.placeholders(),
+            Self::V2(_) | Self::Without => Vec::new(),
+        }
+    }
+
     /// The instances that have groups here, alive or not.
     pub fn instances(&self) -> Vec<String> {
         let mut names: Vec<String> = self.tops().iter().flat_map(|top| directories(top)).collect();
+        names.retain(|name| name != EMPTY);
         names.sort();
         names.dedup();
         names
@@ -277,15 +349,23 @@ impl Tree {
             }
             if prefix.is_empty() {
                 remove_group(&dir)?;
-                // Others may have theirs below it.
-                let _ = fs::remove_dir(&top);
+            }
+        }
+        if prefix.is_empty() && self.instances().is_empty() {
+            for top in self.tops() {
+                let _ = fs::remove_dir(top.join(EMPTY));
+                let _ = fs::remove_dir(top);
             }
         }
         Ok(())
     }
 
     fn tops(&self) -> Vec<PathBuf> {
-        self.roots().into_iter().map(|root| root.join(TOP)).collect()
+        let beside = match self {
+            Self::V1(hierarchies) => hierarchies.beside().collect(),
+            Self::V2(_) | Self::Without => Vec::new(),
+        };
+        self.roots().into_iter().chain(beside).map(|root| root.join(TOP)).collect()
     }
 
     fn roots(&self) -> Vec<&PathBuf> {

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use crate::task::Cpus;
 
-use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_number, read_pids, write};
+use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_keys, read_number, read_pids, write};
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
-    processes_peak, remove_group, share,
+    Cgroup, CgroupError, CpuTimes, EMPTY, GroupLimits, INIT_PROCESSES, Lack, Measured, Memory, OutOfMemory, PIDS_PEAK,
+    Placeholder, Result, Sight, TOP, processes_peak, remove_group, share,
 };
 
 /// What limits and usage need.
@@ -22,9 +22,16 @@ const TCP_BYTES: u64 = 8 << 20;
 /// The kernel ends processes for want of this many bytes at most: eight pages, PAGE_ALLOC_COSTLY_ORDER, or a stack's.
 const LARGEST_CHARGE: u64 = 64 << 10;
 
+/// A container's memory is told by its group; of the hierarchies in which it has none that is shown, the JVM and others want to see
+/// that they are there before they believe any (cgroupSubsystem_linux.cpp).
+pub const SIGHTS: &[Sight] = &[Sight { fs_type: c"cgroup", place: c"/sys/fs/cgroup/memory", options: c"memory" }];
+const EXPECTED: [&str; 3] = ["cpu", "cpuacct", "cpuset"];
+
 #[derive(Debug, Clone)]
 pub struct Hierarchies {
     roots: BTreeMap<&'static str, PathBuf>,
+    /// Of what is only shown.
+    expected: BTreeMap<&'static str, PathBuf>,
 }
 
 impl Hierarchies {
@@ -36,7 +43,8 @@ impl Hierarchies {
         let found = |controller: &'static str| {
             root(&controller).map(|root| (controller, root)).ok_or(CgroupError::NoController(controller))
         };
-        Ok(Self { roots: NEEDED.into_iter().map(found).collect::<Result<_>>()? })
+        let expected = EXPECTED.into_iter().filter_map(|name| root(&name).map(|root| (name, root))).collect();
+        Ok(Self { roots: NEEDED.into_iter().map(found).collect::<Result<_>>()?, expected })
     }
 
     /// The same, mounted below `dir`.
@@ -52,7 +60,8 @@ impl Hierarchies {
             }
             Ok((controller, point))
         };
-        Ok(Self { roots: self.roots.iter().map(moved).collect::<Result<_>>()? })
+        // Nothing is done with the others any more.
+        Ok(Self { roots: self.roots.iter().map(moved).collect::<Result<_>>()?, expected: BTreeMap::new() })
     }
 
     /// The root of each hierarchy once, however many controllers share it.
@@ -68,11 +77,22 @@ impl Hierarchies {
         &self.roots["memory"]
     }
 
+    /// The hierarchies in which there is nothing but what is shown.
+    pub fn beside(&self) -> impl Iterator<Item = &PathBuf> {
+        self.expected.values().filter(|root| !self.roots.values().any(|used| used == *root))
+    }
+
     pub fn prepare(&self, below: &Path) -> Result<()> {
-        self.roots().try_for_each(|root| {
-            let path = root.join(below);
-            fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source })
-        })
+        let empty = self.expected.values().map(|root| root.join(TOP).join(EMPTY));
+        self.roots()
+            .map(|root| root.join(below))
+            .chain(empty)
+            .try_for_each(|path| fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source }))
+    }
+
+    pub fn placeholders(&self) -> Vec<Placeholder> {
+        let empty = |(&name, root): (&&'static str, &PathBuf)| Placeholder { name, source: root.join(TOP).join(EMPTY) };
+        self.expected.iter().map(empty).filter(|placeholder| placeholder.source.is_dir()).collect()
     }
 
     pub fn group(&self, below: &Path) -> Group {
@@ -90,6 +110,20 @@ pub struct Group {
     pids: PathBuf,
     cpuacct: PathBuf,
     all: Vec<PathBuf>,
+}
+
+impl Group {
+    /// Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
+    fn limit(&self, memory: u64) -> Result<()> {
+        let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
+        let has_swap = with_swap.exists();
+        if has_swap {
+            // Neither may ever be above the other.
+            write(&with_swap, -1)?;
+        }
+        enforce(&self.memory.join("memory.limit_in_bytes"), memory)?;
+        if has_swap { enforce(&with_swap, memory) } else { enforce_exactly(&self.memory.join("memory.swappiness"), 0) }
+    }
 }
 
 impl Cgroup for Group {
@@ -112,19 +146,7 @@ impl Cgroup for Group {
         if limits.cpus.is_some() {
             return Err(CgroupError::NoShares);
         }
-        // Memory and swap together: no swap. Without swap accounting, none unless the machine itself runs out of memory.
-        let with_swap = self.memory.join("memory.memsw.limit_in_bytes");
-        let has_swap = with_swap.exists();
-        if has_swap {
-            // Neither may ever be above the other; nothing of the task runs yet.
-            write(&with_swap, -1)?;
-        }
-        enforce(&self.memory.join("memory.limit_in_bytes"), limits.memory)?;
-        if has_swap {
-            enforce(&with_swap, limits.memory)?;
-        } else {
-            enforce_exactly(&self.memory.join("memory.swappiness"), 0)?;
-        }
+        self.limit(limits.memory)?;
         // Buffers of TCP are counted apart from memory here; without a limit they have all of the machine's.
         let tcp = self.memory.join("memory.kmem.tcp.limit_in_bytes");
         if tcp.exists() {
@@ -158,11 +180,29 @@ impl Cgroup for Group {
         Ok(share(self.cpu_time()?, user, system))
     }
 
+    fn memory_charged(&self) -> Result<u64> {
+        read_number(&self.memory.join("memory.usage_in_bytes"))
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let keys = ["cache", "shmem", "rss", "workingset_refault_file"];
+        let [cache, shmem, rss, refaults] = read_keys(&self.memory.join("memory.stat"), keys)?;
+        let (charged, kernel) = (self.memory_charged()?, read_number(&self.memory.join("memory.kmem.usage_in_bytes")));
+        // What the kernel itself has for files is not told apart here.
+        let one = charged.saturating_sub(cache.saturating_sub(shmem));
+        let other = kernel.map_or(charged, |kernel| rss + shmem + kernel);
+        Ok(Memory { charged, own: one.min(other), refaults })
+    }
+
+    fn widen(&self, memory: u64) -> Result<()> {
+        self.limit(memory)
+    }
+
     fn measure(&self) -> Result<Measured> {
         Ok(Measured {
             cpu: self.cpu_times()?,
             memory_peak: read_number(&self.memory.join("memory.max_usage_in_bytes"))?,
-            memory_current: read_number(&self.memory.join("memory.usage_in_bytes"))?,
+            memory: self.memory()?,
             processes: processes_peak(&self.pids)?,
             forks_refused: read_keyed(&self.pids.join("pids.events"), "max")?,
             throttled: None,

@@ -22,14 +22,16 @@ use super::file::{
 };
 use super::mount::Mount;
 use super::{
-    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, OutOfMemory, PIDS_PEAK, Result,
-    processes_peak, remove_group,
+    Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, Memory, OutOfMemory, PIDS_PEAK, Result,
+    Sight, processes_peak, remove_group,
 };
 
 /// The leaf of Faber's own processes.
 const OWN: &str = "keeper";
 /// What limits take; accounting of CPU time needs no controller.
 const NEEDED: [&str; 2] = ["memory", "pids"];
+/// Read-only, and of the container's own group alone: its control group namespace begins there (cgroup_namespaces(7)).
+pub const SIGHTS: &[Sight] = &[Sight { fs_type: c"cgroup2", place: c"/sys/fs/cgroup", options: c"" }];
 /// Microseconds over which a share of the processors is kept: the kernel's own default.
 const CPU_PERIOD: u64 = 100_000;
 /// What a service manager marks the groups with that it leaves to others (systemd's cgroup delegation).
@@ -295,12 +297,30 @@ impl Cgroup for Group {
         Ok(CpuTimes { total: total * 1000, user: user * 1000 })
     }
 
+    fn memory_charged(&self) -> Result<u64> {
+        read_number(&self.file("memory.current"))
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let keys = ["file", "shmem", "slab_reclaimable", "anon", "kernel", "workingset_refault_file"];
+        let [file, shmem, slab, anon, kernel, refaults] = read_keys(&self.file("memory.stat"), keys)?;
+        let charged = self.memory_charged()?;
+        let one = charged.saturating_sub(file.saturating_sub(shmem) + slab);
+        // `kernel` is new in 5.18.
+        let other = if kernel == 0 { charged } else { anon + shmem + kernel.saturating_sub(slab) };
+        Ok(Memory { charged, own: one.min(other), refaults })
+    }
+
+    fn widen(&self, memory: u64) -> Result<()> {
+        enforce(&self.file("memory.max"), memory)
+    }
+
     fn measure(&self) -> Result<Measured> {
-        let memory_current = read_number(&self.file("memory.current"))?;
+        let memory = self.memory()?;
         Ok(Measured {
             cpu: self.cpu_times()?,
-            memory_peak: self.memory_peak(memory_current),
-            memory_current,
+            memory_peak: self.memory_peak(memory.charged),
+            memory,
             processes: processes_peak(&self.dir)?,
             forks_refused: read_keyed(&self.file("pids.events"), "max")?,
             // Only with the cpu controller.

@@ -8,7 +8,7 @@ use std::cell::Cell;
 use std::fs::{self, File};
 use std::path::Path;
 
-use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, OutOfMemory, Result};
+use super::{Cgroup, CpuTimes, GroupLimits, Lack, Measured, Memory, OutOfMemory, Result};
 use crate::task::Cpus;
 
 const WITHOUT: Lack = Lack {
@@ -92,12 +92,25 @@ impl Cgroup for Group {
         Ok(CpuTimes { total: user + system, user })
     }
 
+    fn memory_charged(&self) -> Result<u64> {
+        Ok(self.look())
+    }
+
+    fn memory(&self) -> Result<Memory> {
+        let own = self.look();
+        Ok(Memory { charged: own, own, refaults: 0 })
+    }
+
+    fn widen(&self, _: u64) -> Result<()> {
+        Ok(())
+    }
+
     fn measure(&self) -> Result<Measured> {
-        let memory_current = self.look();
+        let memory = self.memory()?;
         Ok(Measured {
             cpu: self.cpu_times()?,
             memory_peak: self.memory_peak.get(),
-            memory_current,
+            memory,
             processes: self.processes_peak.get().max(1),
             forks_refused: 0,
             throttled: None,

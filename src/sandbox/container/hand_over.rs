@@ -134,7 +134,8 @@ impl Running {
     /// Sends the command with its descriptors, which are then the task's alone.
     pub fn hand_over(&self, task: Task<Artifact>, replaced: Vec<(u8, OwnedFd)>) {
         let places = replaced.iter().map(|(place, _)| *place).collect();
-        let command = command(task, &self.image, self.group.enforces(), places);
+        let processors = self.chosen.processors.clone();
+        let command = Command { processors, ..command(task, &self.image, self.group.enforces(), places) };
         let descriptors: Vec<BorrowedFd<'_>> = replaced.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
         // A process that cannot take it any more has come to an end, which the watch sees.
         let _ = frame::send_with(&self.commands, &command, &descriptors);
@@ -157,6 +158,7 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
         of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
         // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
         cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
+        processors: Vec::new(),
         stack: stack(&task.limits, enforced),
         file_size: task.limits.file_size,
         replaced,

@@ -3,6 +3,7 @@
 mod hand_over;
 mod run;
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,9 +25,11 @@ use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, OutOfMemory};
 use super::init::wire::{Notice, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io};
+use super::processors::Chosen;
 use super::slot::{Slot, SlotError};
 use super::spec;
 use super::streams::Links;
+use super::view::View;
 use super::watch::{self, First, SET_UP};
 use crate::artifact::{Artifact, Spool};
 use crate::image::Image;
@@ -90,6 +93,9 @@ struct Running {
     /// it is given back.
     mounts: Option<OwnedFd>,
     group: Box<dyn Cgroup>,
+    /// What it sees of its limits, and which processors it was given.
+    view: Rc<RefCell<View>>,
+    chosen: Chosen,
     state: PathBuf,
 }
 
@@ -216,6 +222,8 @@ impl Created {
                 applied => applied.map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?,
             }
         }
+        let chosen = self.container.view.borrow_mut().apply(&limits);
+        self.container.chosen = chosen.map_err(at("tell the task its limits"))?;
         let workspace = self.container.workspace(task)?;
         let ready = self.container.descriptors(task, links, workspace)?;
         if task.files.is_empty() {
@@ -271,6 +279,7 @@ impl Running {
             foreign: foreign.collect(),
             filter: slot.filter.clone(),
             masks: slot.masks.clone(),
+            sights: slot.tree.sights(),
             purpose,
         };
         let container = ContainerBuilder::new(name.to_owned(), SyscallType::default())
@@ -292,8 +301,9 @@ impl Running {
         let state = slot.state_dir().join(name);
         let outputs = Some([stdout, stderr]);
         let spool = slot.spool.clone();
+        let (view, chosen, mounts) = (slot.view.clone(), Chosen::all(), Some(mounts));
         let created =
-            Self { image, init, control, commands, outputs, spool, owner, mounts: Some(mounts), group, state };
+            Self { image, init, control, commands, outputs, spool, owner, mounts, group, view, chosen, state };
         Ok((created, container))
     }
 

@@ -113,7 +113,7 @@ impl Running {
         times: Times,
     ) -> Report {
         let Figures { out_of_memory, measured: after, io } = figures;
-        let usage = before.usage(&after, io, &ended, file_descriptors);
+        let usage = before.usage(&after, io, (&ended, out_of_memory.kills > 0), file_descriptors);
         let Kept { streams: [stdout, stderr], merged, written, exceeded, .. } = kept;
         let counted = |count| self.group.enforces().then_some(count);
         Report {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CpuSet, sched_setaffinity};
 use rustix::time::ClockId;
 
 use super::wire::{Command, Notice, OwnLimits, Step, nanoseconds};
@@ -69,6 +69,9 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     }
     if let Err(error) = limit(&command).and_then(|()| command.of_its_own.map_or(Ok(()), limit_by_itself)) {
         return at(Step::Limits)(error);
+    }
+    if let Err(errno) = run_on(&command.processors) {
+        return at(Step::Limits)(errno.into());
     }
     let Command { argv, env, path, directory, .. } = command;
     // As the user, who may not enter every directory.
@@ -157,6 +160,16 @@ fn replace(command: &Command, descriptors: &[OwnedFd]) -> io::Result<()> {
         rustix::stdio::dup2_stderr(rustix::stdio::stdout())?;
     }
     Ok(())
+}
+
+/// So that programs see how many there are for them: sched_setaffinity(2).
+fn run_on(processors: &[usize]) -> rustix::io::Result<()> {
+    if processors.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    processors.iter().for_each(|processor| set.set(*processor));
+    sched_setaffinity(None, &set)
 }
 
 fn limit(command: &Command) -> io::Result<()> {

@@ -22,6 +22,7 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::ClockId;
 
+use super::cgroup::Sight;
 use super::kernel;
 use super::seccomp::Filter;
 use crate::frame;
@@ -64,6 +65,8 @@ pub struct Init {
     pub foreign: Vec<RawFd>,
     pub filter: Rc<Filter>,
     pub masks: Rc<Masks>,
+    /// How its control group is shown in the container.
+    pub sights: &'static [Sight],
     pub purpose: Purpose,
 }
 
@@ -124,7 +127,7 @@ impl Init {
     }
 
     fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
-        seal::seal(self.user(), &self.masks)?;
+        seal::seal(self.user(), self.sights, &self.masks)?;
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;

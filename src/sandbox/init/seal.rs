@@ -18,6 +18,8 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use super::wire::Step;
 use super::{Failure, at};
 use crate::image::{User, WORKSPACE};
+use crate::sandbox::cgroup::Sight;
+use crate::sandbox::view;
 use crate::task::WORKSPACE_BYTES;
 
 /// What a task may see of /proc beside processes and links: what programs size themselves by, or cannot do without. All else
@@ -70,13 +72,17 @@ pub fn enter(entrances: &[RawFd]) -> Result<(), Failure> {
     })
 }
 
-/// Makes the init's group the root of its control group namespace, mounts where a task may write, masks what it must not
-/// see, and gives up what the init then has no use for. `user` is the task's; None for a build step.
-pub fn seal(user: Option<User>, masks: &Masks) -> Result<(), Failure> {
+/// Makes the init's group the root of its control group namespace, mounts where a task may write, shows it what it may know of
+/// its limits, masks what it must not see, and gives up what the init then has no use for. `user` is the task's; None for a
+/// build step.
+pub fn seal(user: Option<User>, sights: &[Sight], masks: &Masks) -> Result<(), Failure> {
     // Not libcontainer's, which would be rooted in the group that the container was made in.
     unshare(CloneFlags::CLONE_NEWCGROUP).map_err(|errno| at(Step::CgroupNamespace)(errno.into()))?;
     mount_writable(user).map_err(at(Step::Mount))?;
     mask(masks).map_err(at(Step::Mask))?;
+    if user.is_some() && has_view() {
+        show(sights).map_err(at(Step::Show))?;
+    }
     give_up(CapabilitySet::SYS_ADMIN).map_err(at(Step::Privileges))
 }
 
@@ -85,6 +91,7 @@ pub fn seal(user: Option<User>, masks: &Masks) -> Result<(), Failure> {
 fn mount_writable(user: Option<User>) -> io::Result<()> {
     rustix::fs::mkdir("/dev/shm", Mode::from_raw_mode(0o1777))?;
     tmpfs("/dev/shm", MountFlags::NOEXEC, "mode=1777,size=64m,nr_inodes=8k")?;
+    terminals()?;
     if let Some(User { uid, gid }) = user {
         tmpfs("/tmp", MountFlags::empty(), "mode=1777,size=128m,nr_inodes=64k")?;
         let options = format!("mode=755,uid={uid},gid={gid},size={WORKSPACE_BYTES},nr_inodes=64k");
@@ -93,6 +100,15 @@ fn mount_writable(user: Option<User>) -> io::Result<()> {
         rustix::process::chdir(WORKSPACE)?;
     }
     Ok(())
+}
+
+/// Pseudo-terminals of the container's own (filesystems/devpts.rst), to which libcontainer's /dev/ptmx leads. All there are on the
+/// machine share one bound. 5 is the group `tty`, as grantpt(3) of older C libraries wants it.
+fn terminals() -> io::Result<()> {
+    const PLACE: &str = "/dev/pts";
+    rustix::fs::mkdir(PLACE, Mode::from_raw_mode(0o755))?;
+    let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5,max=64";
+    Ok(mount("devpts", PLACE, "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, options)?)
 }
 
 /// On a directory, which an image's link in its place is not.
@@ -105,6 +121,20 @@ fn tmpfs(place: &str, flags: MountFlags, options: &str) -> io::Result<()> {
 fn directory(place: &str) -> io::Result<OwnedFd> {
     let no_link = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(place, no_link, Mode::empty())?)
+}
+
+/// Whether Faber's own /sys is there, in a directory and not in the place of an image's link.
+fn has_view() -> bool {
+    let Ok(sys) = directory("/sys") else { return false };
+    rustix::fs::fstatfs(&sys).is_ok_and(|stat| stat.f_type == libc::TMPFS_MAGIC)
+}
+
+fn show(sights: &[Sight]) -> io::Result<()> {
+    for Sight { fs_type, place, options } in sights {
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount(*fs_type, *place, *fs_type, flags, Some(*options))?;
+    }
+    Ok(mount_bind(view::MEMINFO, "/proc/meminfo")?)
 }
 
 fn mask(masks: &Masks) -> io::Result<()> {

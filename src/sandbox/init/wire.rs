@@ -49,6 +49,8 @@ pub struct Command {
     pub cpu_seconds: u64,
     /// Where no group holds the container to them.
     pub of_its_own: Option<OwnLimits>,
+    /// The processors it may run on; all there are if it is empty.
+    pub processors: Vec<usize>,
     /// Bytes.
     pub stack: u64,
     /// Bytes.
@@ -131,6 +133,7 @@ pub enum Step {
     CgroupNamespace,
     Mount,
     Mask,
+    Show,
     Files,
     Fork,
     Session,
@@ -144,12 +147,13 @@ pub enum Step {
 }
 
 impl Step {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Receive,
         Self::Enter,
         Self::CgroupNamespace,
         Self::Mount,
         Self::Mask,
+        Self::Show,
         Self::Files,
         Self::Fork,
         Self::Session,
@@ -169,6 +173,7 @@ impl Step {
             Self::CgroupNamespace => "make the control group namespace",
             Self::Mount => "mount the places to write to",
             Self::Mask => "mask parts of /proc",
+            Self::Show => "show the container its control group",
             Self::Files => "write the task's files",
             Self::Fork => "fork the task's process",
             Self::Session => "make the task's session",
