@@ -2,6 +2,7 @@
 //!
 //! What takes minutes does a part of itself here, and all of it where the environment asks: `TEST_KILLS=500`, `TEST_SOAK=50000`.
 
+mod builds;
 mod kills;
 mod machine;
 
