@@ -62,6 +62,16 @@ need_rust() {
         fail "Rust $found is too old: $wanted or newer is needed (rustup update)"
 }
 
+# build_faber ARGUMENT...: builds Faber, and prints where it is: with CARGO_TARGET_DIR, or build.target-dir in a config.toml, that
+# is not below target.
+build_faber() {
+    cargo build --locked --bin faber --message-format json-render-diagnostics "$@" |
+        sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1
+}
+
+# Has cargo build into target whatever is set: for what goes into a machine, in which programs are where they were built.
+build_into_target() { export CARGO_TARGET_DIR=$PWD/target; }
+
 # Cargo compiles as whoever calls, and has what it compiled run as root.
 run_built_as_root() {
     [ "$(id -u)" -eq 0 ] && return

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::{Body, Bytes, HttpBody};
@@ -13,7 +12,6 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum_extra::headers::{HeaderMapExt, Range};
 use futures_util::stream;
-use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -26,9 +24,6 @@ use crate::task::Digest;
 
 /// What is read of a blob, or of a body, at once.
 const CHUNK: usize = 256 << 10;
-/// How long the rest of a body that was refused is read: many clients read the answer only when they have sent all of it, and a
-/// connection that is closed before takes the answer along.
-const LINGER: Duration = Duration::from_secs(5);
 
 /// A blob that is there.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -56,7 +51,7 @@ pub struct BlobInfo {
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
             example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "It is larger than a blob may be.", body = ErrorBody,
-            example = json!({"error": "Request too large", "details": "a blob may have 1073741824 bytes, and this one has more"})),
+            example = json!({"error": "Request too large", "details": "a blob may have 1 GiB, and this one has more"})),
         (status = 507, description = "There is no room for it, or the key has used up its quota.", body = ErrorBody,
             example = json!({"error": "Insufficient storage", "details": "no room for 10 bytes: your blobs have 5 of 12 bytes"})),
         (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
@@ -66,10 +61,9 @@ pub struct BlobInfo {
 pub async fn put(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
-    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    store(&app, owner, &headers, body, None).await
+    store(&app, owner, body, None).await
 }
 
 /// Keep bytes as the blob of this name: other bytes are refused.
@@ -91,7 +85,7 @@ pub async fn put(
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody,
             example = json!({"error": "Request timeout", "details": "The body did not arrive in time"})),
         (status = 413, description = "It is larger than a blob may be.", body = ErrorBody,
-            example = json!({"error": "Request too large", "details": "a blob may have 1073741824 bytes, and this one has more"})),
+            example = json!({"error": "Request too large", "details": "a blob may have 1 GiB, and this one has more"})),
         (status = 507, description = "There is no room for it.", body = ErrorBody,
             example = json!({"error": "Insufficient storage", "details": "no room for 10 bytes: your blobs have 5 of 12 bytes"})),
         (status = 503, description = "This server keeps no blobs.", body = ErrorBody,
@@ -102,11 +96,10 @@ pub async fn put_named(
     State(app): State<Arc<App>>,
     Extension(Owner(owner)): Extension<Owner>,
     Path(blob): Path<String>,
-    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
     let expected = digest(blob)?;
-    store(&app, owner, &headers, body, Some(expected)).await
+    store(&app, owner, body, Some(expected)).await
 }
 
 /// A blob's bytes, or with `Range` a part of them.
@@ -209,29 +202,18 @@ pub async fn delete(
     }
 }
 
-async fn store(
-    app: &App,
-    owner: String,
-    headers: &HeaderMap,
-    mut body: Body,
-    expected: Option<Digest>,
-) -> Result<Response, ApiError> {
-    let stored = receive(app, owner, &mut body, expected).await;
-    // Who waits for a word before it sends the body has not begun.
-    if stored.is_err() && !headers.contains_key(header::EXPECT) {
-        tokio::spawn(tokio::time::timeout(LINGER, async move { while let Some(Ok(_)) = body.frame().await {} }));
-    }
-    let Stored { digest, size, known } = stored?;
+async fn store(app: &App, owner: String, body: Body, expected: Option<Digest>) -> Result<Response, ApiError> {
+    let Stored { digest, size, known } = receive(app, owner, body, expected).await?;
     let status = if known { StatusCode::OK } else { StatusCode::CREATED };
     Ok((status, Json(BlobInfo { blob: digest.to_string(), size })).into_response())
 }
 
-async fn receive(app: &App, owner: String, body: &mut Body, expected: Option<Digest>) -> Result<Stored, ApiError> {
+async fn receive(app: &App, owner: String, mut body: Body, expected: Option<Digest>) -> Result<Stored, ApiError> {
     let blobs = blobs(app)?;
     let declared = body.size_hint().exact();
     let mut upload = blocking(move || blobs.begin(&owner, declared)).await?;
     let mut pace = Pace::default();
-    while let Some(bytes) = pace.next(body).await? {
+    while let Some(bytes) = pace.next(&mut body).await? {
         upload = blocking(move || upload.write(&bytes).map(|()| upload)).await?;
     }
     blocking(move || upload.finish(expected.as_ref())).await

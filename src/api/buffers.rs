@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::error::ApiError;
 use crate::scheduler::{Client, RETRY_AFTER};
+use crate::task::Bytes;
 
 pub struct Buffers {
     /// Bytes of all clients together.
@@ -102,7 +103,8 @@ impl From<NoRoom> for ApiError {
     fn from(lack: NoRoom) -> Self {
         match lack {
             NoRoom::Ever { most } => Self::TooLargeFor(format!(
-                "Reading the request takes more memory than the {most} bytes that this server has for one client"
+                "Reading the request takes more memory than the {} that this server has for one client",
+                Bytes(most)
             )),
             NoRoom::Now => Self::Saturated { retry_after: RETRY_AFTER },
         }

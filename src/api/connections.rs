@@ -8,13 +8,14 @@ use std::collections::hash_map::Entry;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::{Uri, header};
+use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -22,12 +23,13 @@ use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::SendFlags;
 use rustix::process::{Resource, getrlimit};
-use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::client_address::network;
+use super::linger::{Linger, Unread};
+use super::presence::{Presence, Socket};
 use crate::config::Proxy;
 
 /// How long a client may take for a request's head, however it comes, or say nothing between two requests.
@@ -74,7 +76,7 @@ pub struct Shares {
 }
 
 /// One connection in its address's share; given back when dropped.
-struct Share(Arc<Shares>, Option<IpAddr>);
+pub struct Share(Arc<Shares>, Option<IpAddr>);
 
 impl Shares {
     /// `most` of one address, and never so many that a few addresses could take all.
@@ -84,7 +86,7 @@ impl Shares {
     }
 
     /// None when the address has all that it may have.
-    fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
+    pub fn enter(self: &Arc<Self>, address: IpAddr) -> Option<Share> {
         if self.unbounded.iter().any(|proxy| proxy.contains(address.to_canonical())) {
             return Some(Share(self.clone(), None));
         }
@@ -145,7 +147,7 @@ async fn answer(ping: Ping, router: Router) {
 /// not waited for.
 pub async fn serve(
     listener: TcpListener,
-    shares: Arc<Shares>,
+    (shares, linger): (Arc<Shares>, Arc<Linger>),
     router: Router,
     mut pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()>,
@@ -171,10 +173,16 @@ pub async fn serve(
                     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
                     let _ = rustix::net::send(&stream, TOO_MANY.as_bytes(), flags);
                     tracing::debug!(client = %peer.ip(), "a connection beyond its address's share is refused");
+                    let linger = linger.clone();
+                    tokio::spawn(async move {
+                        linger.close(stream, peer.ip()).await;
+                        drop(place);
+                    });
                     continue;
                 };
-                let gone = gone(&stream);
-                let connection = drain.watch(connection(stream, peer, router.clone()));
+                let presence = Presence::default();
+                let gone = presence.gone(&stream);
+                let connection = drain.watch(connection(stream, peer, presence, linger.clone(), router.clone()));
                 tokio::spawn(async move {
                     // A client's mistakes were answered, and its going away is its own affair.
                     tokio::select! {
@@ -205,36 +213,45 @@ pub async fn serve(
 fn connection(
     stream: TcpStream,
     peer: SocketAddr,
+    presence: Presence,
+    linger: Arc<Linger>,
     router: Router,
 ) -> impl GracefulConnection<Output: Send> + Send + 'static {
     // An answer is one write: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, READ_PATIENCE.as_millis() as u32);
-    let service = router.map_request(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request
-    });
+    let (asked, answered) = (presence.clone(), presence.clone());
+    let service = router
+        .map_request(move |mut request: hyper::Request<Incoming>| {
+            asked.asked();
+            request.extensions_mut().insert(ConnectInfo(peer));
+            trim_slash(request.uri_mut());
+            let expects = request.headers().contains_key(header::EXPECT);
+            request.map(|body| Body::new(Unread::new(body, expects, peer.ip(), linger.clone())))
+        })
+        .map_response(move |response: Response| {
+            answered.answered();
+            response
+        });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_PATIENCE)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .half_close(true)
+        .serve_connection(TokioIo::new(Socket::new(stream, presence)), TowerToHyperService::new(service))
 }
 
-/// Ends when the client has closed its side. hyper sees that only when it has read everything before it, which it does not
-/// while a request is being answered.
-fn gone(stream: &TcpStream) -> impl Future<Output = ()> + Send + 'static {
-    let watched = stream.as_fd().try_clone_to_owned();
-    async move {
-        let watched = watched.and_then(|fd| TcpStream::from_std(std::net::TcpStream::from(fd)));
-        let Ok(watched) = watched else { return std::future::pending().await };
-        while let Ok(ready) = watched.ready(Interest::READABLE).await {
-            if ready.is_read_closed() {
-                return;
-            }
-            // What came is hyper's to read; this only waits for the next event.
-            let _ = watched.try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-        }
+/// A path with a slash at its end is the same path; but for the interactive documentation's, which is a directory of files.
+fn trim_slash(uri: &mut Uri) {
+    let path = uri.path();
+    let trimmed = path.trim_end_matches('/');
+    if trimmed.len() == path.len() || trimmed.is_empty() || trimmed == "/swagger-ui" {
+        return;
     }
+    let query = uri.query().map_or_else(String::new, |query| format!("?{query}"));
+    let path_and_query = format!("{trimmed}{query}").parse().ok();
+    let mut parts = std::mem::take(uri).into_parts();
+    parts.path_and_query = path_and_query;
+    *uri = Uri::from_parts(parts).unwrap_or_default();
 }
 
 /// Connections at once: a third of the descriptors this process may have, but for a few. Each takes two, and there are others.
@@ -267,6 +284,21 @@ mod tests {
         assert!(enter("2001:db8::3").is_some());
         drop((others, proxied));
         assert!(shares.open().is_empty());
+    }
+
+    #[test]
+    fn a_slash_at_the_end_is_no_part_of_a_path() {
+        let trimmed = |uri: &str| {
+            let mut uri = uri.parse().unwrap();
+            trim_slash(&mut uri);
+            uri.to_string()
+        };
+        assert_eq!(
+            [trimmed("/execute/"), trimmed("/execute"), trimmed("/a//?b=/")],
+            ["/execute", "/execute", "/a?b=/"]
+        );
+        assert_eq!([trimmed("/"), trimmed("/swagger-ui/"), trimmed("//")], ["/", "/swagger-ui/", "//"]);
+        assert_eq!(trimmed("http://a/execute/"), "http://a/execute");
     }
 
     #[test]

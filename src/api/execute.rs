@@ -19,7 +19,7 @@ use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
 use crate::scheduler::{Client, RETRY_AFTER, Saturated};
-use crate::task::{EMPTY_COMMAND, Object, Offer, TaskRequest, TaskResult};
+use crate::task::{self, EMPTY_COMMAND, Object, Offer, TaskRequest, TaskResult, or_default};
 
 /// One or more tasks. They run in parallel as far as capacity allows, each as soon as what it takes of others is there.
 #[derive(Debug, Deserialize, Serialize, ToSchema)]
@@ -29,8 +29,8 @@ pub struct ExecuteRequest {
     #[serde(deserialize_with = "bounded")]
     pub tasks: Vec<TaskRequest>,
     /// Live pipes between tasks: `["NAME.stdout", "NAME.stdin"]` each. Connected tasks start together or not at all.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(example = json!([["sol.stdout", "judge.stdin"], ["judge.stdout", "sol.stdin"]]))]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schema(nullable, example = json!([["sol.stdout", "judge.stdin"], ["judge.stdout", "sol.stdin"]]))]
     pub connect: Vec<[String; 2]>,
 }
 
@@ -151,7 +151,9 @@ fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiEr
 pub fn hold_output(held: &mut Held, bytes: u64, tasks: usize) -> Result<(), ApiError> {
     held.more(bytes + RESULT_BYTES * tasks as u64).map_err(|lack| match lack {
         NoRoom::Ever { most } => ApiError::Invalid(format!(
-            "Invalid tasks: their output limits add up to {bytes} bytes, and this server holds {most} at most for one client"
+            "Invalid tasks: their output limits add up to {}, and this server holds {} at most for one client",
+            task::Bytes(bytes),
+            task::Bytes(most)
         )),
         NoRoom::Now => lack.into(),
     })
@@ -241,6 +243,8 @@ async fn read(mut body: Body, limit: u64, held: &mut Held) -> Result<Bytes, ApiE
 
 /// A body as an object of JSON; what is wrong is told with its place.
 pub fn parse_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // Which may be ignored (RFC 8259 section 8.1), and which editors and shells of Windows write.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let mut json = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize::<_, Object<T>>(&mut json).map_err(|error| {
         let place = error.path().to_string();

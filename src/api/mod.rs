@@ -1,7 +1,7 @@
 //! The HTTP API: the only module that knows axum. It turns requests into tasks and reports into answers, and nothing else.
 //!
 //! ```text
-//! every request: log (id, span) > panics caught > route
+//! every request: log (id, span) > CORS > panics caught > route
 //! POST /execute: rate limit by address > key > rate limit by key > body > tasks > scheduler > results
 //! ```
 
@@ -12,14 +12,17 @@ mod blobs;
 mod buffers;
 mod client_address;
 mod connections;
+mod cors;
 mod error;
 mod execute;
 mod health;
 mod images;
 mod judge;
+mod linger;
 mod log;
 mod openapi;
 mod pace;
+mod presence;
 mod rate_limit;
 
 use std::future::Future;
@@ -40,8 +43,10 @@ use connections::{InFlight, Shares};
 pub use error::ErrorBody;
 pub use execute::{ExecuteRequest, ExecuteResponse};
 pub use health::Health;
+use linger::Linger;
 pub use openapi::document;
 use rate_limit::RateLimits;
+use tower_http::cors::CorsLayer;
 
 /// What every request needs to know.
 struct App {
@@ -65,12 +70,15 @@ pub struct Live(Arc<RwLock<Arc<Settings>>>);
 struct Settings {
     config: Config,
     rate_limits: Option<Arc<RateLimits>>,
+    /// None where pages of other origins may not ask.
+    cors: Option<CorsLayer>,
 }
 
 impl Live {
     pub fn new(config: Config) -> Self {
         let rate_limits = RateLimits::of(&config.rate_limit);
-        Self(Arc::new(RwLock::new(Arc::new(Settings { config, rate_limits }))))
+        let cors = cors::layer(&config.server.cors_origins);
+        Self(Arc::new(RwLock::new(Arc::new(Settings { config, rate_limits, cors }))))
     }
 
     /// What was asked within other limits than now counts no more.
@@ -78,7 +86,8 @@ impl Live {
         let now = self.now();
         let is_same = now.config.rate_limit == config.rate_limit;
         let rate_limits = if is_same { now.rate_limits.clone() } else { RateLimits::of(&config.rate_limit) };
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings { config, rate_limits });
+        let cors = cors::layer(&config.server.cors_origins);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Settings { config, rate_limits, cors });
     }
 
     fn now(&self) -> Arc<Settings> {
@@ -108,7 +117,8 @@ pub async fn serve(
     let config = &settings.config;
     let buffers = Buffers::new(config.buffers());
     let in_flight = InFlight::default();
-    let shares = Shares::new(config.server.connections_per_ip.get(), &config.server.trusted_proxies);
+    let proxies = &config.server.trusted_proxies;
+    let shares = (Shares::new(config.server.connections_per_ip.get(), proxies), Linger::new(proxies));
     let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone() };
     connections::serve(listener, shares, router(Arc::new(app)), pings, shutdown, in_flight).await;
     Ok(())
@@ -126,5 +136,6 @@ fn router(app: Arc<App>) -> Router {
         .fallback(error::not_found)
         .method_not_allowed_fallback(error::method_not_allowed)
         .layer(CatchPanicLayer::custom(error::panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), cors::cors))
         .layer(middleware::from_fn_with_state(app, log::log))
 }

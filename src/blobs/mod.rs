@@ -31,7 +31,7 @@ use sha2::{Digest as _, Sha256};
 use store::{Place, Store};
 pub use upload::{Stored, Upload};
 
-use crate::task::Digest;
+use crate::task::{Bytes, Digest, part_of};
 
 /// How long a use may go unrecorded, to spare the disk.
 const USE_INTERVAL: Duration = Duration::from_secs(60);
@@ -51,11 +51,11 @@ pub struct Bounds {
 
 #[derive(Debug, thiserror::Error)]
 pub enum BlobError {
-    #[error("a blob may have {most} bytes, and this one has more")]
+    #[error("a blob may have {}, and this one has more", Bytes(*most))]
     TooLarge { most: u64 },
-    #[error("no room for {wanted} bytes: all blobs together have {used} of {most} bytes")]
+    #[error("no room for {}: all blobs together have {}", Bytes(*wanted), part_of(*used, *most))]
     Full { used: u64, wanted: u64, most: u64 },
-    #[error("no room for {wanted} bytes: your blobs have {used} of {most} bytes")]
+    #[error("no room for {}: your blobs have {}", Bytes(*wanted), part_of(*used, *most))]
     OwnerFull { used: u64, wanted: u64, most: u64 },
     #[error("expected {expected}, but the bytes are {found}")]
     Mismatch { expected: Digest, found: Digest },

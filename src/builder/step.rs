@@ -158,6 +158,7 @@ fn task(image: crate::task::ImageId, command: &[&str]) -> Task<Artifact> {
     Task {
         image,
         command: program.to_owned(),
+        is_images: true,
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: BTreeMap::new(),
         files: BTreeMap::new(),
@@ -172,7 +173,7 @@ fn said(report: &Report) -> String {
     let how = match &report.outcome {
         Outcome::Exited(code) => format!("exit status {code}"),
         Outcome::Signalled(signal) => format!("signal {signal}"),
-        Outcome::Stopped(limit, _) => format!("past the limit of a build step: {limit:?}"),
+        Outcome::Stopped(limit, value) => limit.exceeded(*value),
         Outcome::CannotRun { reason, .. } | Outcome::NotExecuted { reason } => reason.clone(),
         other => format!("{other:?}"),
     };

@@ -20,8 +20,8 @@ use crate::sandbox::cgroup::Lack;
 use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{Inlet, Links, Ran, Slot, SlotPlace};
 use crate::task::{
-    Compilation, Content, FileRequest, Groups, Job, Limit, MergeOutput, Outcome, OutputGlob, Report, ResourceLimits,
-    Taken, Task, TaskRequest, TaskResult,
+    Bytes, Compilation, Content, FileRequest, Groups, Job, Limit, MergeOutput, Outcome, OutputGlob, Report,
+    ResourceLimits, Taken, Task, TaskRequest, TaskResult,
 };
 
 /// The exit status when the task did not run.
@@ -413,7 +413,7 @@ pub fn read_bytes(path: &str) -> anyhow::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).with_context(|| format!("open {path}"))?;
     file.take(LARGEST_FILE + 1).read_to_end(&mut bytes).with_context(|| format!("read {path}"))?;
-    anyhow::ensure!(bytes.len() as u64 <= LARGEST_FILE, "{path} is larger than {LARGEST_FILE} bytes");
+    anyhow::ensure!(bytes.len() as u64 <= LARGEST_FILE, "{path} is larger than {}", Bytes(LARGEST_FILE));
     Ok(bytes)
 }
 

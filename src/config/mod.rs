@@ -45,7 +45,13 @@ pub struct Server {
     pub shutdown_grace: Span,
     pub buffers: Memory,
     pub connections_per_ip: std::num::NonZeroU32,
+    pub cors_origins: Vec<CorsOrigin>,
 }
+
+/// Whose pages may ask from a browser: an origin such as `https://example.com`, or `*` for all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct CorsOrigin(String);
 
 /// An address, or a network in CIDR form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,8 +275,8 @@ impl Config {
         Bounds { default: self.limits.default.limits(), max, outputs }
     }
 
-    /// This one with what of `new` may change while it serves: keys, rate limits, shares, what tasks may ask, the log's level.
-    /// And the keys in which the two differ all the same, which take a restart.
+    /// This one with what of `new` may change while it serves: keys, rate limits, shares, what tasks may ask, whose pages may ask,
+    /// the log's level. And the keys in which the two differ all the same, which take a restart.
     pub fn renewed(&self, new: &Self) -> (Self, Vec<String>) {
         let mut next = self.clone();
         next.auth = new.auth.clone();
@@ -278,6 +284,7 @@ impl Config {
         next.shares = new.shares.clone();
         next.limits = new.limits.clone();
         next.log.level = new.log.level;
+        next.server.cors_origins = new.server.cors_origins.clone();
         let tables = |config: &Self| serde_json::to_value(config).unwrap_or_default();
         let (here, there) = (tables(&next), tables(new));
         let mut left = Vec::new();
@@ -359,6 +366,30 @@ impl LimitValues {
 impl Proxy {
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
+    }
+}
+
+impl CorsOrigin {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for CorsOrigin {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const EXPECTED: &str = "expected \"*\" or an origin as browsers send it, such as https://example.com:8443: in lower case, \
+                                without a path";
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._:[]".contains(c);
+        let is_origin = host.is_some_and(|host| !host.is_empty() && host.chars().all(plain));
+        if text == "*" || is_origin { Ok(Self(text)) } else { Err(EXPECTED) }
+    }
+}
+
+impl From<CorsOrigin> for String {
+    fn from(origin: CorsOrigin) -> String {
+        origin.0
     }
 }
 
@@ -466,6 +497,17 @@ mod tests {
         assert!(next.server == old.server && next.log.format == LogFormat::Pretty);
         assert_eq!(left, ["server.buffers", "log.format"]);
         assert_eq!(next.renewed(&next), (next.clone(), Vec::new()));
+    }
+
+    #[test]
+    fn an_origin_is_as_browsers_send_it() {
+        let is_one = |text: &str| CorsOrigin::try_from(text.to_owned()).is_ok();
+        assert!(["*", "https://a.example", "http://localhost:3000", "http://[::1]:8080"].into_iter().all(is_one));
+        assert!(
+            !["", "a.example", "https://a.example/", "https://A.example", "null", "https://*.a", "https://"]
+                .into_iter()
+                .any(is_one)
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use crate::task::{
     Compare, CompareForms, Content, ContentForms, FileForms, FileRequest, Object, ResourceLimits, TaskRequest,
-    TaskResult, Verdict, objects, optional_object, unique_keys,
+    TaskResult, Verdict, objects, optional_object, or_default, unique_keys,
 };
 
 /// A program against cases: compiled once, run for each, each with a verdict.
@@ -30,15 +30,15 @@ pub struct JudgeRequest {
     #[schema(example = "python3")]
     pub command: Option<String>,
     /// Arguments of every case that has none of its own.
-    #[serde(default)]
-    #[schema(example = json!([]))]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable, example = json!([]))]
     pub args: Vec<String>,
     #[serde(default, deserialize_with = "unique_keys")]
-    #[schema(example = json!({"LANG": "C.UTF-8"}))]
+    #[schema(nullable, example = json!({"LANG": "C.UTF-8"}))]
     pub env: BTreeMap<String, String>,
     /// Files of the workspace in every case, and in the compilation.
     #[serde(default, deserialize_with = "unique_keys")]
-    #[schema(value_type = BTreeMap<String, FileForms>, example = json!({"data.txt": "1 2\n"}))]
+    #[schema(nullable, value_type = BTreeMap<String, FileForms>, example = json!({"data.txt": "1 2\n"}))]
     pub files: BTreeMap<String, FileRequest>,
     #[serde(default)]
     #[schema(example = "python")]
@@ -51,8 +51,8 @@ pub struct JudgeRequest {
     #[serde(deserialize_with = "objects")]
     pub cases: Vec<CaseRequest>,
     /// How each case's output is compared with what was expected, or `{"checker": task}`: a program that decides.
-    #[serde(default)]
-    #[schema(value_type = CompareForms)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<CompareForms>)]
     pub compare: Comparison,
     /// In place of `compare`: a program that talks with the solution, by pipes, and decides; what it says to stderr is the
     /// case's message.
@@ -60,10 +60,12 @@ pub struct JudgeRequest {
     #[schema(example = json!(null))]
     pub interactor: Option<TaskRequest>,
     /// Whether cases go on after one that is not accepted.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub stop: Stop,
     /// true: all of each case's output is in the answer; else at most 1 KiB of it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(nullable)]
     pub outputs: bool,
 }
 
@@ -89,11 +91,11 @@ pub struct CaseRequest {
     pub args: Option<Vec<String>>,
     /// Added to the request's.
     #[serde(default, deserialize_with = "unique_keys")]
-    #[schema(example = json!({}))]
+    #[schema(nullable, example = json!({}))]
     pub env: BTreeMap<String, String>,
     /// Added to the request's.
     #[serde(default, deserialize_with = "unique_keys")]
-    #[schema(value_type = BTreeMap<String, FileForms>, example = json!({}))]
+    #[schema(nullable, value_type = BTreeMap<String, FileForms>, example = json!({}))]
     pub files: BTreeMap<String, FileRequest>,
     /// What is given here takes the place of the request's.
     #[serde(default, deserialize_with = "optional_object")]

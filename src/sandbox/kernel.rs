@@ -136,11 +136,14 @@ pub fn give_back_large_blocks() {
     unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10) };
 }
 
-/// Puts every signal back to its default action: a Rust process ignores SIGPIPE, and execve(2) keeps what is ignored.
+/// Puts every signal back to its default action: a Rust process ignores SIGPIPE, and execve(2) keeps what is ignored. Also glibc's
+/// own two, which its posix_spawn(3) leaves ignored and its signal(2) does not touch.
 pub fn default_signals() {
+    /// The kernel's struct sigaction: SIG_DFL, no flags, no restorer, an empty mask of eight bytes.
+    const DEFAULT: [u64; 4] = [0; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL needs no handler code; SIGKILL and SIGSTOP are refused, which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: DEFAULT outlives the call, and SIG_DFL needs no handler code; SIGKILL and SIGSTOP are refused, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), std::ptr::null::<u64>(), 8) };
     }
 }
 

@@ -1,7 +1,7 @@
 //! What was seen becomes what is told: how a task ended, and what it used. No I/O.
 
 use super::cgroup::{CpuTimes, Measured, OutOfMemory};
-use super::init::wire::{Notice, Step};
+use super::init::wire::{Notice, Step, Unrunnable};
 use super::watch::{Ended, Stop};
 use crate::task::{Limit, Limits, Outcome, Usage};
 
@@ -40,8 +40,14 @@ impl Baseline {
 }
 
 /// The one place where everything that was seen becomes one outcome. A limit that Faber acted on comes first; then what
-/// only the counters know; then how the command itself ended.
-pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: OutOfMemory) -> Outcome {
+/// only the counters know; then how the command itself ended, or why it could not begin.
+pub fn outcome(
+    ended: &Ended,
+    limits: &Limits,
+    usage: &Usage,
+    oom: OutOfMemory,
+    unrunnable: Option<Unrunnable>,
+) -> Outcome {
     let stopped = |limit| {
         let value = match limit {
             Limit::Memory => limits.memory,
@@ -75,7 +81,10 @@ pub fn outcome(ended: &Ended, limits: &Limits, usage: &Usage, oom: OutOfMemory) 
     match ended.notice {
         Some(Notice::Exited { status, .. }) if status & 0x7f == 0 => Outcome::Exited((status >> 8 & 0xff) as u8),
         Some(Notice::Exited { status, .. }) => Outcome::Signalled(status & 0x7f),
-        Some(Notice::Failed { step: Step::Exec, errno }) => cannot_run(errno),
+        Some(Notice::Failed { step: Step::Exec, errno }) => match unrunnable {
+            Some(Unrunnable { exit_code, reason }) => Outcome::CannotRun { exit_code, reason },
+            None => cannot_run(errno),
+        },
         _ => Outcome::Lost { reason: "Faber lost the task while it ran".into() },
     }
 }
@@ -85,11 +94,10 @@ pub fn machine_out_of_memory() -> Outcome {
     Outcome::Lost { reason: "the server's machine ran out of memory, and the task was within its own limit".into() }
 }
 
+/// When the task's process did not live to say more.
 fn cannot_run(errno: i32) -> Outcome {
     let (exit_code, reason) = match errno {
         libc::ENOENT => (127, "command not found in the image".to_owned()),
-        libc::EACCES => (126, "command cannot be executed: permission denied".to_owned()),
-        libc::ENOEXEC => (126, "command is not a program: it needs a '#!' line or an executable format".to_owned()),
         errno => (126, format!("command cannot be executed: {}", errno_text(errno))),
     };
     Outcome::CannotRun { exit_code, reason }
@@ -116,7 +124,7 @@ mod tests {
         let memory = MemoryWatch::new(LIMITS.memory).seen();
         let ended =
             Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None, memory };
-        assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom), expected);
+        assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom, None), expected);
     }
 
     #[test]

@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a sample may look at descriptors, which took a step for each of them before Linux 6.2.
 const LOOK: Duration = Duration::from_millis(2);
 const CHUNK: usize = 64 << 10;
+/// Of the two streams; the first is stdout.
+const STDERR: usize = 1;
 
 /// Why Faber ended a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -381,7 +383,7 @@ impl<'a> Watch<'a> {
         let chunk = &chunk[..length];
         let kept = &chunk[..length.min(self.room(stream))];
         if self.output.merge == MergeOutput::Beside {
-            let most = usize::try_from(self.limits.output).unwrap_or(usize::MAX);
+            let most = self.most();
             self.merged.extend_from_slice(&kept[..kept.len().min(most.saturating_sub(self.merged.len()))]);
         }
         let captured = &mut self.captured[stream];
@@ -398,7 +400,7 @@ impl<'a> Watch<'a> {
                 self.stop(Stop::Limit(Limit::Output), ends.control);
             }
             Some(Err(_)) => self.stop(Stop::NoRoom, ends.control),
-            None if kept.len() == length => {}
+            None if self.counted() <= self.limits.output => {}
             None => {
                 self.exceeded = true;
                 if self.output.on_limit == OnOutputLimit::Kill {
@@ -409,20 +411,39 @@ impl<'a> Watch<'a> {
         self.make_room(1 - stream);
     }
 
-    /// How many bytes more of a stream may be kept. One that is handed on is not held to the limit, so that it takes only what
-    /// the other leaves.
-    fn room(&self, stream: usize) -> usize {
-        let [own, other] = [&self.captured[stream], &self.captured[1 - stream]];
-        let is_others = own.whole.is_some() || other.whole.is_none();
-        let kept = own.kept.len() + if is_others { other.kept.len() } else { 0 };
-        usize::try_from(self.limits.output).unwrap_or(usize::MAX).saturating_sub(kept)
+    /// Bytes that were written of what is held to the output limit.
+    fn counted(&self) -> u64 {
+        self.captured.iter().filter(|captured| captured.whole.is_none()).map(|captured| captured.written).sum()
     }
 
-    /// Forgets so much of a stream that is handed on as the other one's bytes need.
+    /// Bytes of both streams that are kept at most.
+    fn most(&self) -> usize {
+        usize::try_from(self.limits.output).unwrap_or(usize::MAX)
+    }
+
+    /// What of the limit is a stream's own, however much the other has written: half. Where that is less than a KiB stdout goes first.
+    fn share(&self, stream: usize) -> usize {
+        match (stream, self.most() / 2) {
+            (STDERR, half) => half & !1023,
+            (_, half) => half,
+        }
+    }
+
+    /// How many bytes more of a stream may be kept: what the other leaves, or else up to its share. One that is handed on is not held to the limit, so that it takes only what the other leaves.
+    fn room(&self, stream: usize) -> usize {
+        let [own, other] = [&self.captured[stream], &self.captured[1 - stream]];
+        let (others, share) = match (&own.whole, &other.whole) {
+            (Some(_), _) => (other.kept.len(), 0),
+            (None, Some(_)) => (0, 0),
+            (None, None) => (other.kept.len(), self.share(stream)),
+        };
+        self.most().saturating_sub(others).max(share).saturating_sub(own.kept.len())
+    }
+
+    /// Forgets so much of a stream as the other one's bytes need: they are within that one's share.
     fn make_room(&mut self, stream: usize) {
-        let other = self.captured[1 - stream].kept.len();
-        let most = usize::try_from(self.limits.output).unwrap_or(usize::MAX).saturating_sub(other);
-        self.captured[stream].kept.truncate(most);
+        let left = self.most().saturating_sub(self.captured[1 - stream].kept.len());
+        self.captured[stream].kept.truncate(left);
     }
 
     /// One notice; false when there will be no more.

@@ -18,7 +18,7 @@ use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspi
 use super::kernel::open_beneath;
 use crate::artifact::{Artifact, INLINE, Slice, Spool, read_only};
 use crate::image::WORKSPACE;
-use crate::task::{Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds};
+use crate::task::{Bytes, Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds};
 
 /// Directories below each other that are looked into.
 const DEEPEST: usize = 64;
@@ -226,8 +226,8 @@ impl<'a> Taking<'a> {
     fn refuses(&self, size: u64) -> Option<String> {
         let TransferBounds { count, each, total } = self.bounds;
         match () {
-            () if size > each => Some(format!("its {size} bytes are more than the {each} a file may have")),
-            () if size > self.left => Some(format!("with it all would have more than {total} bytes")),
+            () if size > each => Some(format!("its {} are more than the {} a file may have", Bytes(size), Bytes(each))),
+            () if size > self.left => Some(format!("with it all would have more than {}", Bytes(total))),
             () if self.small.len() + self.large.len() >= count as usize => {
                 Some(format!("there are {count} files already, as many as a task may leave"))
             }

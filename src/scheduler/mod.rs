@@ -21,7 +21,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::artifact::Artifact;
-use crate::task::{Report, Taken, Task};
+use crate::task::{Bytes, Report, Taken, Task, Time};
 use gate::{Gate, Ticket};
 pub use queue::Client;
 use queue::Queue;
@@ -168,7 +168,7 @@ pub struct Saturated {
 
 /// The task waited for its turn longer than the queue's deadline and was never started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the task waited longer than {waited:?} for its turn")]
+#[error("the task waited longer than {} for its turn", Time(waited.as_nanos() as u64))]
 pub struct QueueTimeout {
     pub waited: Duration,
 }
@@ -240,7 +240,11 @@ impl Scheduler {
             ));
         }
         (memory > budget).then(|| {
-            format!("the memory limits of connected tasks add up to {memory} bytes, and this server has {budget}")
+            format!(
+                "the memory limits of connected tasks add up to {}, and this server has {}",
+                Bytes(memory),
+                Bytes(budget)
+            )
         })
     }
 

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::image::{self, ImageId, ImageName, Offer};
 use super::{
-    ArchiveFormat, ArchiveRequest, Bounds, Content, FileRequest, LimitRefusal, Limits, MergeOutput, OnOutputLimit,
-    OutputGlob, PathRefusal, ResourceLimits, TaskRequest, TransferBounds, WorkspacePath, cut,
+    ArchiveFormat, ArchiveRequest, Bounds, Bytes, Content, FileRequest, LimitRefusal, Limits, MergeOutput,
+    OnOutputLimit, OutputGlob, PathRefusal, ResourceLimits, TaskRequest, TransferBounds, WorkspacePath, cut,
 };
 
 /// The longest single string execve(2) takes (`MAX_ARG_STRLEN`: 32 pages), its NUL included.
@@ -28,6 +28,8 @@ pub const FILE_MODE: u32 = 0o755;
 pub struct Task<C> {
     pub image: ImageId,
     pub command: String,
+    /// Whether the command is of the image's language: then the image's own PATH finds it, whatever the task's is.
+    pub is_images: bool,
     pub args: Vec<String>,
     pub env: BTreeMap<String, String>,
     pub files: BTreeMap<WorkspacePath, Node<C>>,
@@ -110,9 +112,9 @@ pub struct Language {
 /// Why a task that could be read will not be run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    #[error("{0}")]
+    #[error(transparent)]
     Limit(#[from] LimitRefusal),
-    #[error("{0}")]
+    #[error(transparent)]
     Path(#[from] PathRefusal),
     #[error("file path {0:?} is given twice")]
     DuplicatePath(String),
@@ -122,7 +124,7 @@ pub enum Refusal {
     ManyFiles(usize),
     #[error("{0} archives are more than the {ARCHIVES} a task may bring")]
     ManyArchives(usize),
-    #[error("files of {size} bytes do not fit into the task's memory limit of {limit} bytes")]
+    #[error("files of {} do not fit into the task's memory limit of {}", Bytes(*size), Bytes(*limit))]
     LargeFiles { size: u64, limit: u64 },
     #[error("the link {path:?} to {target:?} leads out of the workspace")]
     LinkLeadsOut { path: String, target: String },
@@ -130,7 +132,7 @@ pub enum Refusal {
     Nul(&'static str),
     #[error("{what} of {size} bytes is longer than the {ARGUMENT_BYTES} the kernel takes")]
     LongArgument { what: &'static str, size: usize },
-    #[error("arguments and environment of {0} bytes are more than the {ARGUMENTS_BYTES} the kernel takes")]
+    #[error("arguments and environment of {} are more than the {} the kernel takes", Bytes(*.0 as u64), Bytes(ARGUMENTS_BYTES as u64))]
     LongArguments(usize),
     #[error("environment variable name {0:?} is empty or has a '='")]
     VariableName(String),
@@ -167,6 +169,7 @@ impl Job {
         };
         let run = Task {
             image: image.id.clone(),
+            is_images: request.language.is_some(),
             command: request.command.unwrap_or_default(),
             args: request.args,
             env: request.env,
@@ -257,6 +260,7 @@ fn of_a_language(run: Task<Content>, code: Content, image: &Offer, limits: Limit
     };
     let compile = Task {
         command,
+        is_images: true,
         args,
         env: run.env.clone(),
         files: run.files,
@@ -299,8 +303,8 @@ impl<C> Task<C> {
             files.insert(path, node.try_map(&mut form)?);
         }
         let stdin = self.stdin.map(form).transpose()?;
-        let Self { image, command, args, env, limits, outputs, output, .. } = self;
-        Ok(Task { image, command, args, env, files, stdin, limits, outputs, output })
+        let Self { image, command, is_images, args, env, limits, outputs, output, .. } = self;
+        Ok(Task { image, command, is_images, args, env, files, stdin, limits, outputs, output })
     }
 
     /// Every content it takes.

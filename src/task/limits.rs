@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ResourceLimits;
+use super::units::{Bytes, Time};
 
 /// The limits one task runs under; each is enforced as DESIGN's table says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,12 +129,27 @@ pub struct Bounds {
 /// A limit that cannot be granted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitRefusal {
-    #[error("{field} {asked} is above this server's maximum of {max}")]
+    #[error("{field} {} is above this server's maximum of {}", in_unit(field, *asked), in_unit(field, *max))]
     AboveMaximum { field: &'static str, asked: u64, max: u64 },
-    #[error("{field} {asked} is below {min}, the least a task can start with")]
+    #[error("{field} {} is below {}, the least a task can start with", in_unit(field, *asked), in_unit(field, *min))]
     BelowMinimum { field: &'static str, asked: u64, min: u64 },
     #[error("cpus {asked} is not between {LEAST_PROCESSORS} and {MOST_PROCESSORS}")]
     Processors { asked: Processors },
+}
+
+/// A limit's value as a message tells it: the number that a request has, and what it is for people.
+fn in_unit(field: &str, value: u64) -> String {
+    let text = match field {
+        "cpu_time_limit" | "wall_time_limit" | "cpu_time" | "wall_time" => Time(value).to_string(),
+        "max_processes" | "max_file_descriptors" | "processes" | "file_descriptors" => return value.to_string(),
+        _ => Bytes(value).to_string(),
+    };
+    let number = value.to_string();
+    match text.strip_prefix(&number) {
+        // It has its unit, and what is no round number of a larger one has that behind.
+        Some(unit) if value < 1024 || unit.contains('(') => text,
+        _ => format!("{number} ({text})"),
+    }
 }
 
 /// Bytes of the workspace that a container is made with; another size is given to it when its task is known.
@@ -209,9 +225,12 @@ impl Limits {
     }
 
     /// The first limit no task could start under, and the least one.
-    pub fn below_minimum(&self) -> Option<(&'static str, u64)> {
+    pub fn below_minimum(&self) -> Option<(&'static str, String)> {
         let pairs = self.by_name().into_iter().zip(MINIMUM.by_name());
-        pairs.into_iter().find(|((_, value), (_, least))| value < least).map(|((name, _), (_, least))| (name, least))
+        pairs
+            .into_iter()
+            .find(|((_, value), (_, least))| value < least)
+            .map(|((name, _), (_, least))| (name, in_unit(name, least)))
     }
 
     /// Whether no limit is above `max`'s.
@@ -251,6 +270,20 @@ mod tests {
 
     fn ask(memory: Option<u64>) -> ResourceLimits {
         ResourceLimits { memory_limit: memory, ..ResourceLimits::default() }
+    }
+
+    #[test]
+    fn a_refusal_has_the_requests_number_and_peoples() {
+        let below = |field, asked, min| LimitRefusal::BelowMinimum { field, asked, min }.to_string();
+        assert_eq!(
+            below("memory_limit", 10, 4 << 20),
+            "memory_limit 10 bytes is below 4194304 (4 MiB), the least a task can start with"
+        );
+        assert_eq!(
+            below("wall_time_limit", 1000, 1_000_000),
+            "wall_time_limit 1000 (1 µs) is below 1000000 (1 ms), the least a task can start with"
+        );
+        assert_eq!(below("max_processes", 0, 1), "max_processes 0 is below 1, the least a task can start with");
     }
 
     #[test]

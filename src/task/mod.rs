@@ -15,6 +15,7 @@ mod request;
 mod result;
 mod step;
 mod text;
+mod units;
 
 pub use compare::{Compare, Difference, compare};
 pub use content::{Content, ContentForms, FileForms, FileRequest, Part, Reference, Stream};
@@ -23,7 +24,7 @@ pub use image::{Digest, ImageId, ImageName, Offer};
 pub use job::{
     Archive, CaseInput, CasePart, FILE_MODE, FILES, Job, Language, Node, Output, Outputs, Refusal, Task, check_parents,
 };
-pub use json::{Object, objects, optional_object, unique_keys};
+pub use json::{Object, objects, optional_object, or_default, unique_keys};
 pub use limits::{
     Bounds, ClientShare, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds,
     WORKSPACE_BYTES,
@@ -35,6 +36,7 @@ pub use request::{
 pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
 pub use step::{OutputGlob, RunWhen, StepName};
 pub use text::{MARK, OutputEncoding, Text, to_base64};
+pub use units::{Bytes, Time, part_of};
 
 /// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::units::{Bytes, Time};
+
 /// Everything the runner says of one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
@@ -132,6 +134,18 @@ pub enum Limit {
     CpuTime,
     WallTime,
     Output,
+}
+
+impl Limit {
+    /// What is told of a task that was ended at this limit.
+    pub fn exceeded(self, value: u64) -> String {
+        match self {
+            Self::Memory => format!("memory limit of {} exceeded", Bytes(value)),
+            Self::CpuTime => format!("CPU time limit of {} exceeded", Time(value)),
+            Self::WallTime => format!("wall time limit of {} exceeded", Time(value)),
+            Self::Output => format!("output limit of {} exceeded", Bytes(value)),
+        }
+    }
 }
 
 /// Limits a task ran into without being ended for it.

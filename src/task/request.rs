@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::content::ContentForms;
-use super::json::{objects, optional_object, unique_keys};
+use super::json::{objects, optional_object, or_default, unique_keys, whole_number};
 use super::limits::Processors;
 use super::{
     ArchiveFormat, Compare, Content, FileRequest, OutputEncoding, OutputGlob, RunWhen, StepName, Stream, WorkspacePath,
@@ -29,8 +29,8 @@ pub struct TaskRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, example = "compile")]
     pub name: Option<StepName>,
-    /// The program: a name looked up in the image's PATH, or a path inside the container.
-    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+    /// The program: a name looked up in PATH, that of `env` or else the image's, or a path inside the container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "echo")]
     pub command: Option<String>,
     /// In place of `command`: a language of GET /languages, whose program is `code`.
@@ -42,28 +42,28 @@ pub struct TaskRequest {
     #[schema(value_type = Option<ContentForms>, example = "print(6 * 7)")]
     pub code: Option<Content>,
     /// Its arguments, without the program's own name.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(example = json!(["hello", "world"]))]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schema(nullable, example = json!(["hello", "world"]))]
     pub args: Vec<String>,
-    /// Environment variables, added to the image's own.
+    /// Environment variables, added to the image's own. A PATH is also where the command is looked up.
     #[serde(default, deserialize_with = "unique_keys", skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(example = json!({"CUSTOM_VAR": "value"}))]
+    #[schema(nullable, example = json!({"CUSTOM_VAR": "value"}))]
     pub env: BTreeMap<String, String>,
     /// What the task reads from its standard input; without it that is at its end at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<ContentForms>, example = "1 2\n")]
     pub stdin: Option<Content>,
-    /// Files to put into the workspace before the start: relative path to content.
+    /// Files to put into the workspace before the start: relative path to content, at most 1000.
     #[serde(default, deserialize_with = "unique_keys", skip_serializing)]
-    #[schema(value_type = BTreeMap<String, super::content::FileForms>, example = json!({"script.py": "print('Hello from Python')"}))]
+    #[schema(nullable, value_type = BTreeMap<String, super::content::FileForms>, example = json!({"script.py": "print('Hello from Python')"}))]
     pub files: BTreeMap<String, FileRequest>,
     /// Archives to unpack into the workspace, before the files.
     #[serde(default, deserialize_with = "objects", skip_serializing_if = "Vec::is_empty")]
-    #[schema(example = json!([{"blob": "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0", "format": "tar.gz"}]))]
+    #[schema(nullable, example = json!([{"blob": "sha256:0e223acf24a6b7c1b545e4603a2fa6a09f7f2492924be4d0e0935551a27e66a0", "format": "tar.gz"}]))]
     pub archives: Vec<ArchiveRequest>,
     /// Files to give back, as globs of the workspace. One that ends in `?` may be missing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>, example = json!(["main", "out/**", "plot.png?"]))]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schema(nullable, value_type = Vec<String>, example = json!(["main", "out/**", "plot.png?"]))]
     pub outputs: Vec<OutputGlob>,
     /// How stdout and stderr become strings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -76,24 +76,26 @@ pub struct TaskRequest {
     #[schema(value_type = Option<MergeForms>)]
     pub merge_output: Option<MergeOutput>,
     /// Names of tasks that must have ended before this one starts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>, example = json!(["compile"]))]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schema(nullable, value_type = Vec<String>, example = json!(["compile"]))]
     pub needs: Vec<StepName>,
     /// How what it needs must have ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_when: Option<RunWhen>,
     /// With `connect`: connected streams that are to be in the result all the same.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(example = json!(["stdout"]))]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "Vec::is_empty")]
+    #[schema(nullable, example = json!(["stdout"]))]
     pub record: Vec<Stream>,
     /// What its output is compared with: the result has a verdict.
     #[serde(default, deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
     /// true: the same step need not be run again; it may be answered with what it left before.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
+    #[schema(nullable)]
     pub cache: bool,
     /// true: the result tells more.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
+    #[schema(nullable)]
     pub detail: bool,
     /// Limits; what is left out comes from the server's defaults.
     #[serde(default, deserialize_with = "optional_object")]
@@ -157,11 +159,6 @@ pub enum MergeForms {
     Named(String),
 }
 
-/// Nothing, or a string: null stands for neither.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
-}
-
 fn merge_output<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MergeOutput>, D::Error> {
     let expected = || D::Error::custom("expected true, false or \"beside\"");
     match Option::<MergeForms>::deserialize(deserializer).map_err(|_| expected())? {
@@ -182,8 +179,8 @@ pub struct Expect {
     #[schema(value_type = ContentForms, example = "3\n")]
     pub stdout: Content,
     /// How they are compared.
-    #[serde(default)]
-    #[schema(value_type = CompareForms)]
+    #[serde(default, deserialize_with = "or_default")]
+    #[schema(value_type = Option<CompareForms>)]
     pub compare: Compare,
 }
 
@@ -207,33 +204,39 @@ pub enum CompareForms {
 #[serde(deny_unknown_fields, default)]
 pub struct ResourceLimits {
     /// Bytes of memory for all its processes together.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 536870912)]
     pub memory_limit: Option<u64>,
     /// Nanoseconds of CPU time for all its processes together.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 30000000000u64)]
     pub cpu_time_limit: Option<u64>,
     /// Nanoseconds of wall-clock time from its start.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 60000000000u64)]
     pub wall_time_limit: Option<u64>,
     /// Processes and threads alive at once.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 10)]
     pub max_processes: Option<u64>,
     /// Open file descriptors of each process.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 100)]
     pub max_file_descriptors: Option<u64>,
-    /// Bytes of stdout and stderr together.
+    /// Bytes of stdout and stderr together, of which each has half for itself.
+    #[serde(deserialize_with = "whole_number")]
     #[schema(example = 1048576)]
     pub max_output_size: Option<u64>,
     /// Bytes of the main thread's stack; without it as much as of memory.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole_number", skip_serializing_if = "Option::is_none")]
     #[schema(example = 8388608)]
     pub stack_limit: Option<u64>,
     /// Bytes of the files in the workspace, which count as memory, too.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole_number", skip_serializing_if = "Option::is_none")]
     #[schema(example = 268435456)]
     pub workspace_limit: Option<u64>,
     /// Bytes of one file: a process that writes more gets SIGXFSZ.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "whole_number", skip_serializing_if = "Option::is_none")]
     #[schema(example = 67108864)]
     pub max_file_size: Option<u64>,
     /// Processors it may use at once, such as 0.5; takes cgroup v2.

@@ -400,13 +400,17 @@ fn verdict(report: &Report) -> (Status, Option<i32>, Option<String>) {
             Status::Failure
         }
     };
+    let with_hits = |text: String| match hit_text(report) {
+        Some(hit) => Some(format!("{text}; {hit}")),
+        None => Some(text),
+    };
     match &report.outcome {
         Outcome::Exited(0) => (Status::Success, Some(0), None),
-        Outcome::Exited(code) => (failed(), Some((*code).into()), hit_text(report)),
+        Outcome::Exited(code) => (failed(), Some((*code).into()), hit_text(report).map(str::to_owned)),
         Outcome::Signalled(signal) => {
-            (failed(), Some(128 + signal), Some(format!("killed by {}", signal_name(*signal))))
+            (failed(), Some(128 + signal), with_hits(format!("killed by {}", signal_name(*signal))))
         }
-        Outcome::Stopped(limit, value) => stopped(*limit, *value),
+        Outcome::Stopped(limit, value) => (stopped(*limit), None, with_hits(limit.exceeded(*value))),
         Outcome::CannotRun { exit_code, reason } => (Status::Failure, Some((*exit_code).into()), Some(reason.clone())),
         Outcome::NotExecuted { reason } | Outcome::Fault { reason } => {
             (Status::NotExecuted, None, Some(reason.clone()))
@@ -416,20 +420,20 @@ fn verdict(report: &Report) -> (Status, Option<i32>, Option<String>) {
     }
 }
 
-fn stopped(limit: Limit, value: u64) -> (Status, Option<i32>, Option<String>) {
-    let (status, error) = match limit {
-        Limit::Memory => (Status::MemoryLimitExceeded, format!("memory limit of {value} bytes exceeded")),
-        Limit::CpuTime => (Status::CpuLimitExceeded, format!("CPU time limit of {value} ns exceeded")),
-        Limit::WallTime => (Status::Timeout, format!("wall time limit of {value} ns exceeded")),
-        Limit::Output => (Status::ResourceLimitExceeded, format!("output limit of {value} bytes exceeded")),
-    };
-    (status, None, Some(error))
+fn stopped(limit: Limit) -> Status {
+    match limit {
+        Limit::Memory => Status::MemoryLimitExceeded,
+        Limit::CpuTime => Status::CpuLimitExceeded,
+        Limit::WallTime => Status::Timeout,
+        Limit::Output => Status::ResourceLimitExceeded,
+    }
 }
 
-fn hit_text(report: &Report) -> Option<String> {
+/// What may be why a task failed: a runtime that gets no thread or no descriptor aborts, or waits for ever.
+fn hit_text(report: &Report) -> Option<&'static str> {
     match report.hits {
-        hits if hits.processes => Some("the process limit was reached".into()),
-        hits if hits.file_descriptors => Some("the file descriptor limit was reached".into()),
+        hits if hits.processes => Some("the process limit was reached (max_processes)"),
+        hits if hits.file_descriptors => Some("the file descriptor limit was reached (max_file_descriptors)"),
         _ => None,
     }
 }
@@ -520,6 +524,16 @@ mod tests {
         let failed = result(Outcome::Exited(1), hits);
         assert_eq!(failed.status, Status::ResourceLimitExceeded);
         assert!(failed.resource_limits_exceeded.process_limit_exceeded);
+        assert_eq!(failed.error.as_deref(), Some("the process limit was reached (max_processes)"));
+        let error = |outcome| result(outcome, hits).error.unwrap();
+        assert_eq!(
+            error(Outcome::Signalled(6)),
+            "killed by signal 6 (SIGABRT); the process limit was reached (max_processes)"
+        );
+        assert_eq!(
+            error(Outcome::Stopped(Limit::WallTime, 2_000_000_000)),
+            "wall time limit of 2 s exceeded; the process limit was reached (max_processes)"
+        );
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Clients that take all they can get: connections, time, memory. Others are served meanwhile, and the server stays small.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{Server, eventually, memory_of, running};
+use crate::support::{Server, eventually, memory_of, new_key, running};
 
 const HEALTH: &[u8] = b"GET /health HTTP/1.1\r\nHost: faber\r\nConnection: close\r\n\r\n";
 
@@ -256,4 +257,199 @@ fn a_small_answer_has_a_length_and_a_large_one_comes_in_chunks() {
         assert_eq!(result["stdout"].as_str().unwrap_or_default(), "x".repeat(bytes));
         assert_eq!(result["stderr"], "\"\\/0\"\u{fffd}", "what looks like a mark is none");
     }
+}
+
+/// Clients as people write them, which send all of a body before they look for an answer. Each reads what to ask from its
+/// standard input, and prints a status a line.
+const CLIENTS: [(&str, &str, &str); 4] = [
+    (
+        "python3",
+        "http_client.py",
+        "import sys, json, http.client
+for case in json.load(sys.stdin):
+    connection = http.client.HTTPConnection(case['host'], timeout=60)
+    connection.request(case['method'], case['path'], b' ' * case['size'], case['headers'])
+    print(connection.getresponse().status)",
+    ),
+    (
+        "python3",
+        "urllib_request.py",
+        "import sys, json, urllib.request, urllib.error
+for case in json.load(sys.stdin):
+    url = 'http://' + case['host'] + case['path']
+    request = urllib.request.Request(url, b' ' * case['size'], case['headers'], method=case['method'])
+    try:
+        print(urllib.request.urlopen(request, timeout=60).status)
+    except urllib.error.HTTPError as error:
+        print(error.code)",
+    ),
+    (
+        "node",
+        "fetch.mjs",
+        "import fs from 'node:fs';
+for (const {method, host, path, size, headers} of JSON.parse(fs.readFileSync(0)))
+    console.log((await fetch(`http://${host}${path}`, {method, headers, body: Buffer.alloc(size, 32)})).status);",
+    ),
+    (
+        "java",
+        "Client.java",
+        r#"import java.net.URI;
+import java.net.http.*;
+import java.util.regex.*;
+public class Client {
+    public static void main(String[] args) throws Exception {
+        String all = new String(System.in.readAllBytes());
+        HttpClient client = HttpClient.newHttpClient();
+        Matcher cases = Pattern.compile("\\{\"method\":\"(.*?)\",\"host\":\"(.*?)\",\"path\":\"(.*?)\",\"size\":(.*?),\"headers\":\\{(.*?)\\}\\}").matcher(all);
+        while (cases.find()) {
+            HttpRequest.Builder request = HttpRequest.newBuilder(URI.create("http://" + cases.group(2) + cases.group(3)));
+            Matcher headers = Pattern.compile("\"(.*?)\":\"(.*?)\"").matcher(cases.group(5));
+            while (headers.find()) request.header(headers.group(1), headers.group(2));
+            byte[] body = new byte[Integer.parseInt(cases.group(4))];
+            request.method(cases.group(1), HttpRequest.BodyPublishers.ofByteArray(body));
+            System.out.println(client.send(request.build(), HttpResponse.BodyHandlers.ofString()).statusCode());
+        }
+    }
+}"#,
+    ),
+];
+
+#[test]
+fn whoever_sends_a_large_body_that_is_refused_reads_why() {
+    let (key, keys) = new_key();
+    let server = Server::start(&[], &[NO_LIMIT, ("FABER_AUTH__KEYS", &keys)]);
+    let limited = Server::start(&["--open-mode"], &[("FABER_RATE_LIMIT__PER_IP_PER_MINUTE", "1")]);
+    limited.post("{", &[]);
+    let full = Server::start(&["--open-mode"], &[NO_LIMIT, ("FABER_SERVER__CONNECTIONS_PER_IP", "1")]);
+    let mut only = full.connect_from([127, 0, 0, 1]);
+    only.write_all(b"G").unwrap();
+    let bearer = format!("Bearer {key}");
+    let host = |server: &Server| server.url().strip_prefix("http://").unwrap().to_owned();
+    let case =
+        |server: &Server, method: &str, path: &str, megabytes: u64, authorization: &str, kind: &str, status: u16| {
+            let headers = match authorization {
+                "" => json!({ "Content-Type": kind }),
+                _ => json!({ "Content-Type": kind, "Authorization": authorization }),
+            };
+            let size = megabytes * 1_000_000;
+            (json!({ "method": method, "host": host(server), "path": path, "size": size, "headers": headers }), status)
+        };
+    let json = "application/json";
+    let cases = [
+        case(&server, "POST", "/execute", 5, &bearer, "text/plain", 415),
+        case(&server, "POST", "/run", 5, &bearer, json, 404),
+        case(&server, "PUT", "/execute", 5, &bearer, json, 405),
+        case(&server, "POST", "/execute", 5, "", json, 401),
+        case(&server, "POST", "/execute", 5, "Bearer wrong", json, 403),
+        case(&server, "POST", "/judge", 5, "Bearer wrong", json, 403),
+        case(&server, "PUT", "/blobs/x", 5, &bearer, json, 400),
+        case(&server, "POST", "/execute", 12, &bearer, json, 413),
+        case(&server, "POST", "/execute", 60, &bearer, json, 413),
+        case(&limited, "POST", "/execute", 5, "", json, 429),
+        case(&full, "POST", "/execute", 5, "", json, 503),
+    ];
+    let asked = Value::from_iter(cases.iter().map(|(case, _)| case.clone())).to_string();
+    let expected: Vec<u16> = cases.iter().map(|(_, status)| *status).collect();
+    let dir = tempfile::tempdir().unwrap();
+    for (program, file, text) in CLIENTS {
+        // A runtime alone, without the compiler, does not run Java's source.
+        let lacks = match program {
+            "java" => !Command::new("javac").arg("-version").output().is_ok_and(|output| output.status.success()),
+            _ => Command::new(program).arg("--version").output().is_err(),
+        };
+        if lacks {
+            println!("NOT CHECKED, since it is not installed here: {program} ({file})");
+            continue;
+        }
+        std::fs::write(dir.path().join(file), text).unwrap();
+        let mut client = Command::new(program);
+        client.arg(dir.path().join(file)).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut client = client.spawn().unwrap();
+        client.stdin.take().unwrap().write_all(asked.as_bytes()).unwrap();
+        let output = client.wait_with_output().unwrap();
+        let statuses: Vec<u16> = String::from_utf8_lossy(&output.stdout).lines().map(|n| n.parse().unwrap()).collect();
+        assert_eq!(statuses, expected, "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// What a client that sends without a break gets rid of before the connection is closed.
+fn sent_of_a_refused_body(server: &Server, from: [u8; 4]) -> u64 {
+    let mut stream = server.connect_from(from);
+    write!(stream, "POST /nothing HTTP/1.1\r\nHost: f\r\nContent-Length: {}\r\n\r\n", 1u64 << 40).unwrap();
+    let (chunk, mut sent) = (vec![b' '; 1 << 20], 0);
+    while let Ok(more) = stream.write(&chunk) {
+        sent += more as u64;
+    }
+    sent
+}
+
+#[test]
+fn what_is_read_of_refused_bodies_is_bounded() {
+    let server = Server::start_open();
+    let front = server.front();
+    let before = memory_of(front, "VmHWM");
+    let sent = sent_of_a_refused_body(&server, [127, 0, 0, 1]);
+    println!("of a body without end {} MiB were taken", sent >> 20);
+    // Beside it are the buffers of two sockets.
+    assert!(((256 << 20)..(256 + 64) << 20).contains(&sent), "{sent}");
+    // Those who take their time, too, do not keep one another from being served, and one address has no more than its part.
+    let head = "POST /nothing HTTP/1.1\r\nHost: f\r\nContent-Length: 99999999\r\n\r\n";
+    let slow: Vec<TcpStream> = (0..40)
+        .map(|_| {
+            let mut stream = server.connect_from([127, 0, 0, 1]);
+            stream.write_all(head.as_bytes()).unwrap();
+            let mut status = [0; 12];
+            stream.read_exact(&mut status).unwrap();
+            assert_eq!(&status, b"HTTP/1.1 404");
+            stream
+        })
+        .collect();
+    let is_closed = |stream: &TcpStream| {
+        let mut rest = [0; 4096];
+        stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let mut stream = stream;
+        loop {
+            match stream.read(&mut rest) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    };
+    eventually("those beyond the bound are closed", || slow.iter().filter(|stream| !is_closed(stream)).count() <= 16);
+    assert_eq!(server.shell("echo served"), "served");
+    let grown = memory_of(front, "VmHWM") - before;
+    assert!(grown < 48 << 20, "the front has grown by {grown} bytes");
+}
+
+#[test]
+fn a_client_that_only_ends_its_side_gets_its_answer() {
+    let server = Server::start_open();
+    let ask = |seconds: &str, padding: usize| {
+        let body = json!({ "tasks": [{ "command": "sleep", "args": [seconds], "env": { "A": "x".repeat(padding) } }] });
+        let stream = server.ask(&body);
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream
+    };
+    // At once, and after it was looked for several times.
+    for (seconds, padding) in [("0", 0), ("0", 100_000), ("0.2", 0), ("4.25", 0)] {
+        let answer = rest(ask(seconds, padding));
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("\"Success\""), "{seconds}: {answer}");
+    }
+    // Requests before on the same connection, and those of HTTP/1.0.
+    let mut stream = server.connect_from([127, 0, 0, 1]);
+    stream.write_all(b"GET /health HTTP/1.1\r\nHost: f\r\n\r\n").unwrap();
+    let mut first = [0; 16];
+    stream.read_exact(&mut first).unwrap();
+    let body = json!({ "tasks": [{ "command": "sleep", "args": ["1.1"] }] }).to_string();
+    let head = "POST /execute HTTP/1.0\r\nContent-Type: application/json";
+    write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let answers = rest(stream);
+    assert!(answers.contains("}HTTP/1.0 200 OK\r\n") && answers.contains("\"Success\""), "{answers}");
+    // One that then goes away has its tasks ended all the same.
+    let client = ask("63.7", 0);
+    eventually("its task runs", || running(&["sleep", "63.7"]).len() == 1);
+    drop(client);
+    eventually("its end", || running(&["sleep", "63.7"]).is_empty());
 }

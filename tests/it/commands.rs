@@ -214,3 +214,30 @@ fn an_interrupted_judgement_leaves_nothing() {
     family.assert_gone();
     assert!(running(&["sleep", "4712.25"]).is_empty());
 }
+
+/// What is refused is told once, and for people.
+#[test]
+fn a_limit_that_is_refused_is_said_once() {
+    let says = |args: &[&str]| {
+        let output = Command::new(FABER).args(["run"]).args(args).args(["--", "true"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(125), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert_eq!(
+        says(&["--memory", "10"]),
+        "faber: the task was not run: memory_limit 10 bytes is below 4194304 (4 MiB), the least a task can start with\n"
+    );
+    assert_eq!(
+        says(&["--wall-time", "1h"]),
+        "faber: the task was not run: wall_time_limit 3600000000000 (3600 s) is above this server's maximum of \
+         600000000000 (600 s)\n"
+    );
+    assert_eq!(
+        says(&["--file", "/dev/null:../x"]),
+        "faber: the task was not run: file path \"../x\" has a '..': paths stay inside the workspace\n"
+    );
+    let run =
+        |args: &[&str]| String::from_utf8(Command::new(FABER).arg("run").args(args).output().unwrap().stderr).unwrap();
+    assert_eq!(run(&["--wall-time", "200ms", "--", "sleep", "9"]), "faber: wall time limit of 200 ms exceeded\n");
+    assert_eq!(run(&["--max-output", "1K", "--", "yes"]), "faber: output limit of 1 KiB exceeded\n");
+}

@@ -377,7 +377,7 @@ fn outputs_are_bounded_in_number_each_and_in_all() {
         }
     };
     check(&[1000, 1000], &["f0", "f1"], &[]);
-    check(&[1000, 1001], &["f0"], &[("f1", "its 1001 bytes are more than the 1000 a file may have")]);
+    check(&[1000, 1001], &["f0"], &[("f1", "its 1001 bytes are more than the 1000 bytes a file may have")]);
     check(&[1000, 999, 2], &["f0", "f1"], &[("f2", "with it all would have more than 2000 bytes")]);
     check(&[1, 1, 1], &["f0", "f1", "f2"], &[]);
     let many = "there are 3 files already, as many as a task may leave";
@@ -461,10 +461,7 @@ fn a_hole_of_a_tebibyte_is_no_output_and_no_disaster() {
     let result =
         server.run(python(program, json!({ "outputs": ["*"], "resource_limits": { "memory_limit": 64 << 20 } })));
     succeeds(&result);
-    assert_eq!(
-        result["omitted_outputs"]["files"]["hole"],
-        "its 1099511627776 bytes are more than the 67108864 a file may have"
-    );
+    assert_eq!(result["omitted_outputs"]["files"]["hole"], "its 1 TiB are more than the 64 MiB a file may have");
     assert!(server.blob(result["files"]["small"]["blob"].as_str().unwrap()) == vec![0; 32 << 20]);
 }
 
@@ -540,6 +537,39 @@ fn output_beyond_the_limit_can_be_discarded() {
     let within = server.run(bash("printf %100d 1", more));
     succeeds(&within);
     assert_eq!(within["resource_limits_exceeded"]["output_limit_exceeded"], false);
+}
+
+/// A stream has half of the limit for itself, whatever the other wrote before, and all of it where the other leaves it.
+#[test]
+fn a_flood_on_one_stream_leaves_the_other_what_it_wrote() {
+    let server = Server::start_open();
+    let run = |script: &str, limit: u64, on_limit: &str| {
+        let limits = json!({ "max_output_size": limit });
+        server.run(bash(script, json!({ "on_output_limit": on_limit, "resource_limits": limits })))
+    };
+    let lengths = |result: &Value| ["stdout", "stderr"].map(|name| result[name].as_str().map_or(0, str::len));
+    for (script, expected) in [
+        // Before the flood, behind it, and beside it.
+        ("echo result; head -c 100000 /dev/zero >&2", [7, 9993]),
+        ("head -c 100000 /dev/zero >&2; echo result", [7, 9993]),
+        ("head -c 100000 /dev/zero; echo why >&2", [9996, 4]),
+        ("head -c 100000 /dev/zero >&2; head -c 100000 /dev/zero", [5000, 5000]),
+        ("head -c 100000 /dev/zero; head -c 6000 /dev/zero >&2", [5904, 4096]),
+        ("head -c 9000 /dev/zero; head -c 1000 /dev/zero >&2", [9000, 1000]),
+        ("head -c 10000 /dev/zero", [10000, 0]),
+    ] {
+        let result = run(script, 10_000, "discard");
+        assert_eq!(lengths(&result), expected, "{script}");
+        succeeds(&result);
+    }
+    // Where there is next to nothing to share stderr takes nothing away.
+    assert_eq!(lengths(&run("head -c 9999 /dev/zero; echo why >&2", 100, "discard")), [100, 0]);
+    let little = "head -c 9999 /dev/zero >&2; head -c 9999 /dev/zero; head -c 9999 /dev/zero >&2";
+    assert_eq!(lengths(&run(little, 100, "discard")), [50, 50]);
+    let killed = run("echo result; yes >&2", 1000, "kill");
+    assert_eq!((&killed["status"], lengths(&killed)), (&json!("ResourceLimitExceeded"), [7, 993]), "{killed}");
+    let beyond = run("head -c 501 /dev/zero; head -c 500 /dev/zero >&2; sleep 60", 1000, "kill");
+    assert_eq!(beyond["error"], "output limit of 1000 bytes exceeded");
 }
 
 #[test]

@@ -5,6 +5,10 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::support::{FABER, Server, eventually, new_key, running};
@@ -121,8 +125,88 @@ fn commands_that_cannot_run_say_why() {
     assert_eq!(code_and_error(json!({ "command": "./no-such" })), (127, "command not found in the image".into()));
     assert_eq!(code_and_error(json!({ "command": "/etc" })).0, 126);
     assert_eq!(code_and_error(json!({ "command": "./text", "files": { "text": "hello" } })).0, 126);
+    let script = |script: &str| json!({ "command": "./a", "files": { "a": script } });
+    let because = |why: &str| (126, format!("command cannot be executed: {why}"));
+    let interpreter = |name: &str, why: &str| because(&format!("the interpreter {name} named in its #! line {why}"));
+    let windows = "is not there; its lines end in \\r\\n, as on Windows, and have to end in \\n";
+    assert_eq!(code_and_error(script("#!/bin/sh\r\necho hi\r\n")), interpreter("/bin/sh\\r", windows));
+    assert_eq!(code_and_error(script("#!/opt/none/perl -w\n")), interpreter("/opt/none/perl", "is not there"));
+    assert_eq!(
+        code_and_error(script("#!/etc/passwd\n")),
+        interpreter(
+            "/etc/passwd",
+            "cannot be executed: permission denied: its mode is 0644, without the right to execute it"
+        )
+    );
+    let of_another = json!({ "command": "./a", "files": { "a": "#!./b\n", "b": "#!/none\n" } });
+    assert_eq!(
+        code_and_error(of_another),
+        interpreter("./b", "cannot be executed: the interpreter /none named in its #! line is not there")
+    );
+    let unmarked = json!({ "command": "./a", "files": { "a": { "text": "#!/bin/sh\n", "mode": "0644" } } });
+    assert_eq!(
+        code_and_error(unmarked),
+        because("permission denied: its mode is 0644, without the right to execute it")
+    );
+    assert_eq!(code_and_error(json!({ "command": "/etc" })), because("it is a directory"));
+    let link = json!({ "command": "./a", "files": { "a": { "symlink": "b" } } });
+    assert_eq!(code_and_error(link), (127, "command not found: it is a link to b".into()));
+    let no_program = |why: &str| (126, format!("command is not a program: {why}"));
+    assert_eq!(code_and_error(script("")), no_program("it is empty"));
+    assert_eq!(code_and_error(script("echo")), no_program("it needs a '#!' line or an executable format"));
+    // Programs for other C libraries and other machines, of true's own bytes.
+    let program = std::fs::read("/usr/bin/true").unwrap();
+    let bytes = |bytes: &[u8]| json!({ "command": "./a", "files": { "a": { "base64": STANDARD.encode(bytes) } } });
+    let loader =
+        if cfg!(target_arch = "x86_64") { "/lib64/ld-linux-x86-64.so.2" } else { "/lib/ld-linux-aarch64.so.1" };
+    let at = program.windows(loader.len()).position(|window| window == loader.as_bytes()).unwrap();
+    let mut musl = program.clone();
+    musl[at..at + 13].copy_from_slice(b"/lib/ld-musl\0");
+    let error = code_and_error(bytes(&musl));
+    assert_eq!(error.0, 126);
+    assert!(error.1.contains("its loader /lib/ld-musl is not in the image"), "{error:?}");
+    let mut foreign = program;
+    foreign[18..20].copy_from_slice(&[243, 0]);
+    let arch = std::env::consts::ARCH;
+    assert_eq!(
+        code_and_error(bytes(&foreign)),
+        no_program(&format!("it is one for riscv64, and this machine is {arch}"))
+    );
     let killed = code_and_error(json!({ "command": "bash", "args": ["-c", "kill -SEGV $$"] }));
     assert_eq!(killed, (139, "killed by signal 11 (SIGSEGV)".into()));
+}
+
+/// As docker and podman have it.
+#[test]
+fn a_command_is_found_in_the_path_of_its_env() {
+    let server = Server::start_open();
+    let tool = "#!/bin/sh\necho ran\n";
+    let run = |path: &str| {
+        let task =
+            json!({ "command": "tool", "env": { "PATH": path }, "files": { "bin/tool": tool, "other/tool/x": "" } });
+        server.run(task)
+    };
+    // Relative entries, and empty ones, are of the place where the task starts.
+    for path in ["/workspace/bin:/usr/bin", "/none:bin", "/usr/bin:./bin", "/workspace/other:bin"] {
+        assert_eq!(run(path)["stdout"], "ran\n", "{path}");
+    }
+    let here = json!({ "command": "tool", "env": { "PATH": ":/usr/bin" }, "files": { "tool": tool } });
+    assert_eq!(server.run(here)["stdout"], "ran\n");
+    let absent = run("/usr/bin:/opt");
+    assert_eq!(absent["exit_code"], 127);
+    assert_eq!(absent["error"], "command not found in the PATH of its env, /usr/bin:/opt");
+    // Whoever brings a PATH brings all of it.
+    let image = server.run(json!({ "command": "true", "env": { "PATH": "/workspace/bin" } }));
+    assert_eq!(image["error"], "command not found in the PATH of its env, /workspace/bin");
+    let broken = json!({ "command": "tool", "env": { "PATH": "bin:/usr/bin" }, "files": { "bin/tool": "#!/none\n" } });
+    assert_eq!(
+        server.run(broken)["error"],
+        "command bin/tool cannot be executed: the interpreter /none named in its #! line is not there"
+    );
+    // A path is a path, and other variables change nothing.
+    let path = json!({ "command": "/usr/bin/true", "env": { "PATH": "" } });
+    assert_eq!(server.run(path)["status"], "Success");
+    assert_eq!(server.run(json!({ "command": "true", "env": { "A": "b" } }))["status"], "Success");
 }
 
 #[test]
@@ -191,7 +275,7 @@ fn what_requests_hold_in_memory_is_bounded() {
     };
     let never = server.execute(task("0", 9));
     assert_eq!(never.status, 400);
-    assert!(never.json()["details"].as_str().unwrap().contains("8388608 at most"), "{}", never.text);
+    assert!(never.json()["details"].as_str().unwrap().contains("8 MiB at most"), "{}", never.text);
     std::thread::scope(|scope| {
         let first = scope.spawn(|| server.execute(task("1.41", 6)).status);
         eventually("the first one runs", || running(&["sleep", "1.41"]).len() == 1);
@@ -257,6 +341,54 @@ fn rate_limits_count_by_key_and_behind_a_trusted_proxy() {
     // Without a key only the address counts, and each client has its own.
     let other = server.post("{", &[("X-Forwarded-For", "192.0.2.4")]);
     assert_eq!((other.status, other.header("x-ratelimit-remaining")), (401, "2"));
+}
+
+#[test]
+fn pages_of_other_origins_may_ask_where_the_operator_says_so() {
+    const PREFLIGHT: [(&str, &str); 3] = [
+        ("Origin", "https://page.example"),
+        ("Access-Control-Request-Method", "POST"),
+        ("Access-Control-Request-Headers", "authorization,content-type"),
+    ];
+    let task = r#"{"tasks": [{"command": "true"}]}"#;
+    let without = Server::start_open();
+    assert_eq!(without.send("OPTIONS", "/execute", b"", &PREFLIGHT).status, 405);
+    assert!(!without.post(task, &PREFLIGHT[..1]).headers.contains_key("access-control-allow-origin"));
+    drop(without);
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let origins = |list: &str| std::fs::write(file.path(), format!("[server]\ncors_origins = {list}\n")).unwrap();
+    origins("['https://page.example', 'http://localhost:3000']");
+    let server = Server::start(&["--open-mode", "--config", file.path().to_str().unwrap()], &[]);
+    let preflight = server.send("OPTIONS", "/execute", b"", &PREFLIGHT);
+    assert_eq!((preflight.status, preflight.header("access-control-allow-origin")), (200, "https://page.example"));
+    let allows = |header: &str, value: &str| {
+        preflight.header(header).to_ascii_lowercase().split(',').any(|allowed| allowed.trim() == value)
+    };
+    assert!(["get", "post", "put", "delete"].iter().all(|method| allows("access-control-allow-methods", method)));
+    assert!(["authorization", "content-type"].iter().all(|name| allows("access-control-allow-headers", name)));
+    // What a page may read: of errors too.
+    for answer in [server.post(task, &PREFLIGHT[..1]), server.post("{", &PREFLIGHT[..1])] {
+        assert_eq!(answer.header("access-control-allow-origin"), "https://page.example", "{}", answer.status);
+        let exposed = answer.header("access-control-expose-headers").to_ascii_lowercase();
+        for name in ["x-request-id", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"] {
+            assert!(exposed.contains(name) && answer.headers.contains_key(name), "{name}: {exposed}");
+        }
+        assert!(!answer.headers.contains_key("access-control-allow-credentials"));
+    }
+    let stranger = [("Origin", "https://other.example"), PREFLIGHT[1]];
+    let refused = server.send("OPTIONS", "/execute", b"", &stranger);
+    assert!(!refused.headers.contains_key("access-control-allow-origin"), "{:?}", refused.headers);
+    assert!(!server.post(task, &stranger[..1]).headers.contains_key("access-control-allow-origin"));
+    // Who is no browser sees nothing of it.
+    assert_eq!(server.send("OPTIONS", "/execute", b"", &[]).status, 405);
+    // Read anew with the rest.
+    origins("['*']");
+    kill(Pid::from_raw(server.pid()), Signal::SIGHUP).unwrap();
+    eventually("all may ask", || {
+        let answer = server.send("OPTIONS", "/execute", b"", &stranger);
+        answer.status == 200 && answer.headers.get("access-control-allow-origin").is_some_and(|origin| origin == "*")
+    });
 }
 
 #[test]

@@ -25,14 +25,14 @@ fn requests_that_cannot_be_read_are_refused_with_the_place() {
         (r#"{"tasks": [{"command": "true"}"#, "EOF while parsing"),
         (r#"{"tasks": ["true"]}"#, "tasks[0]: invalid type: string \"true\""),
         (r#"{"tasks": [{}]}"#, "tasks[0]: missing field `command`"),
-        (r#"{"tasks": [{"command": null}]}"#, "tasks[0].command: invalid type: null, expected a string"),
+        (r#"{"tasks": [{"command": null}]}"#, "tasks[0]: missing field `command`"),
         (r#"{"tasks": [{"command": 1}]}"#, "tasks[0].command: invalid type: integer `1`, expected a string"),
         (r#"{"tasks": [{"command": "   "}]}"#, "Invalid command: command cannot be empty"),
         (r#"{"tasks": [{"command": "a", "command": "b"}]}"#, "duplicate field `command`"),
         (r#"{"tasks": [{"command": "a", "arguments": []}]}"#, "unknown field `arguments`"),
         (r#"{"tasks": [{"command": "a", "args": "b"}]}"#, "tasks[0].args: invalid type: string"),
         (r#"{"tasks": [{"command": "a", "args": [1]}]}"#, "tasks[0].args[0]: invalid type: integer"),
-        (r#"{"tasks": [{"command": "a", "args": null}]}"#, "tasks[0].args: invalid type: null"),
+        (r#"{"tasks": [{"command": "a", "args": [null]}]}"#, "tasks[0].args[0]: invalid type: null"),
         (r#"{"tasks": [{"command": "a", "env": []}]}"#, "tasks[0].env: invalid type: sequence"),
         (r#"{"tasks": [{"command": "a", "env": {"A": 1}}]}"#, "invalid type: integer `1`, expected a string"),
         (r#"{"tasks": [{"command": "a", "env": {"A": "1", "A": "2"}}]}"#, "duplicate key `A`"),
@@ -50,13 +50,16 @@ fn requests_that_cannot_be_read_are_refused_with_the_place() {
         ),
         (
             r#"{"tasks": [{"command": "a", "resource_limits": {"memory_limit": 1.5}}]}"#,
-            "memory_limit: invalid type: floating point",
+            "memory_limit: invalid type: floating point `1.5`, expected a whole number",
         ),
         (
             r#"{"tasks": [{"command": "a", "resource_limits": {"memory_limit": "64M"}}]}"#,
             "memory_limit: invalid type: string",
         ),
-        (r#"{"tasks": [{"command": "a", "resource_limits": {"memory_limit": 99999999999999999999}}]}"#, "memory_limit"),
+        (
+            r#"{"tasks": [{"command": "a", "resource_limits": {"memory_limit": 99999999999999999999}}]}"#,
+            "memory_limit: invalid value: floating point `1e+20`, expected at most 18446744073709551615",
+        ),
         (r#"{"tasks": [{"command": "\ud800"}]}"#, "tasks[0].command"),
     ];
     for (body, expected) in cases {
@@ -69,6 +72,62 @@ fn requests_that_cannot_be_read_are_refused_with_the_place() {
     }
     let deep = format!(r#"{{"tasks": {}"#, "[".repeat(100_000));
     assert_eq!(server.post(&deep, &[]).status, 400);
+}
+
+/// As serializers of other languages write them.
+#[test]
+fn numbers_may_be_floats_and_what_is_left_out_null() {
+    let server = Server::start_open();
+    let schemas = server.get("/api-docs/openapi.json").json()["components"]["schemas"].clone();
+    let optional = |name: &str| -> Vec<String> {
+        let required = schemas[name]["required"].as_array().cloned().unwrap_or_default();
+        let keys = schemas[name]["properties"].as_object().unwrap().keys();
+        keys.filter(|key| !required.contains(&json!(key))).cloned().collect()
+    };
+    let nulls = |name: &str, value: Value| {
+        let mut value = value;
+        for key in optional(name) {
+            let object = value.as_object_mut().unwrap();
+            object.entry(key).or_insert(Value::Null);
+        }
+        value
+    };
+    let limits = nulls("ResourceLimits", json!({}));
+    let task = nulls("TaskRequest", json!({ "command": "echo", "resource_limits": limits }));
+    assert!(task.as_object().unwrap().len() > 15, "{task}");
+    let body = nulls("ExecuteRequest", json!({ "tasks": [task] }));
+    let answer = server.post(&body.to_string(), &[]);
+    assert_eq!(answer.json()["results"][0]["stdout"], "\n", "{}", answer.text);
+    let expect = json!({ "command": "echo", "expect": nulls("Expect", json!({ "stdout": "" })) });
+    assert_eq!(server.run(expect)["verdict"], "Accepted");
+    let case = nulls("CaseRequest", json!({ "expected": "" }));
+    let judge = nulls("JudgeRequest", json!({ "command": "echo", "cases": [case] }));
+    let answer = server.post_to("/judge", &judge.to_string(), &[]);
+    assert_eq!(answer.json()["verdict"], "Accepted", "{}", answer.text);
+    let floats = r#"{"tasks": [{"command": "true", "detail": true,
+        "resource_limits": {"wall_time_limit": 2e9, "cpu_time_limit": 1000000000.0, "max_processes": 5.0, "cpus": null}}]}"#;
+    let result = server.post(floats, &[]).json()["results"][0].clone();
+    assert_eq!(result["status"], "Success", "{result}");
+    let in_force = ["wall_time_limit", "cpu_time_limit", "max_processes"].map(|key| result["limits"][key].clone());
+    assert_eq!(in_force, [json!(2_000_000_000), json!(1_000_000_000), json!(5)]);
+}
+
+#[test]
+fn a_byte_order_mark_and_a_slash_at_the_end_change_nothing() {
+    let server = Server::start_open();
+    let body = "\u{feff}{\"tasks\": [{\"command\": \"true\"}]}";
+    assert_eq!(server.post(body, &[]).json()["results"][0]["status"], "Success");
+    assert_eq!(server.post_to("/execute/", body, &[]).json()["results"][0]["status"], "Success");
+    let judge = r#"{"command": "true", "cases": [{"expected": ""}]}"#;
+    for path in ["/judge", "/judge/"] {
+        assert_eq!(server.post_to(path, judge, &[]).status, 200, "{path}");
+    }
+    let blob = server.send("PUT", "/blobs/", b"hi", &[]).json()["blob"].as_str().unwrap().to_owned();
+    assert_eq!(server.get(&format!("/blobs/{blob}/")).bytes, b"hi");
+    for path in ["/health/", "/images/", "/languages/", "/api-docs/openapi.json/", "/health/?a=/", "/swagger-ui/"] {
+        assert_eq!(server.get(path).status, 200, "{path}");
+    }
+    assert_eq!(server.get("/").status, 404);
 }
 
 #[test]

@@ -87,6 +87,29 @@ fn below_every_limit_is_a_success() {
     });
 }
 
+/// Runtimes abort, or wait for ever, when they get no thread: their own words seldom say so.
+#[test]
+fn the_process_limit_is_told_where_it_is_why_a_runtime_fails() {
+    let few = |more: Value| {
+        let mut limits = json!({ "max_processes": 3, "wall_time_limit": 20 * SECOND });
+        limits.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        limits
+    };
+    let reached = "the process limit was reached (max_processes)";
+    let threads = "import os, threading\ntry:\n  for _ in range(9): threading.Thread(target=threading.Event().wait).start()\nexcept RuntimeError: ";
+    both(python(&format!("{threads}os.abort()"), few(json!({}))), |result| {
+        assert_eq!(result["status"], "ResourceLimitExceeded", "{result}");
+        assert_eq!(result["error"], format!("killed by signal 6 (SIGABRT); {reached}"));
+    });
+    both(python(&format!("{threads}os._exit(7)"), few(json!({}))), |result| {
+        assert_eq!((&result["exit_code"], &result["error"]), (&json!(7), &json!(reached)), "{result}");
+    });
+    let waits = format!("{threads}import time; time.sleep(60)");
+    both(python(&waits, few(json!({ "wall_time_limit": 2 * SECOND }))), |result| {
+        assert_eq!(result["error"], format!("wall time limit of 2 s exceeded; {reached}"), "{result}");
+    });
+}
+
 #[test]
 fn cpu_time_is_its_own_status() {
     both(shell("echo before; while :; do :; done", json!({ "cpu_time_limit": SECOND / 2 })), |result| {
@@ -322,7 +345,10 @@ fn the_configured_maxima_cap_what_a_task_may_ask() {
     fine(&ask(64 * MIB));
     let refused = ask(64 * MIB + 1);
     assert_eq!(refused["status"], "NotExecuted");
-    assert_eq!(refused["error"], "memory_limit 67108865 is above this server's maximum of 67108864");
+    assert_eq!(
+        refused["error"],
+        "memory_limit 67108865 bytes (64.0 MiB) is above this server's maximum of 67108864 (64 MiB)"
+    );
     // A default above the maximum is cut to it.
     ended(&server.run(json!({ "command": "tail", "args": ["/dev/zero"] })), "MemoryLimitExceeded", "");
 }

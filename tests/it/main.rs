@@ -6,6 +6,7 @@ mod blobs;
 mod cgroup2;
 mod clients;
 mod commands;
+mod compatibility;
 mod content;
 mod contract;
 mod engines;

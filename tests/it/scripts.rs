@@ -49,6 +49,33 @@ fn what_cannot_be_done_is_said_in_a_sentence() {
     assert!(text.contains(&format!("cannot listen on {address}; --listen takes another address")), "{text}");
 }
 
+/// Wherever cargo puts it: what it says of that is what counts.
+#[test]
+fn the_built_binary_is_found_where_cargo_puts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let cargo = r#"#!/bin/sh
+echo "$*" >&2
+echo '{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"faber"},"executable":null,"fresh":true}'
+echo '{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"faber"},"executable":"/else where/release/faber","fresh":true}'
+echo '{"reason":"build-finished","success":true}'
+[ -z "$FAILS" ]
+"#;
+    std::fs::write(dir.path().join("cargo"), cargo).unwrap();
+    std::fs::set_permissions(dir.path().join("cargo"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+    let build = |fails: &str| {
+        let mut bash = Command::new("bash");
+        let sourced = "set -e; . scripts/lib.sh; binary=$(build_faber --release); echo \"$binary\"";
+        bash.args(["-c", sourced]).current_dir(env!("CARGO_MANIFEST_DIR")).env("PATH", &path).env("FAILS", fails);
+        bash.output().unwrap()
+    };
+    let built = build("");
+    assert_eq!(String::from_utf8(built.stdout).unwrap(), "/else where/release/faber\n");
+    let said = String::from_utf8(built.stderr).unwrap();
+    assert!(said.contains("build --locked --bin faber") && said.contains("--release"), "{said}");
+    assert_eq!(build("yes").status.code(), Some(1), "a build that fails is not passed over");
+}
+
 #[test]
 fn every_script_has_help() {
     for name in [

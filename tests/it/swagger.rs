@@ -9,7 +9,7 @@ use crate::support::Server;
 fn try_out(operation: &str) -> String {
     let server = Server::start_open();
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let screenshot = root.join(format!("target/swagger-ui-{operation}.png"));
+    let screenshot = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("swagger-ui-{operation}.png"));
     let output = Command::new("/usr/bin/python3")
         .arg(root.join("tests/browser/try_it_out.py"))
         .args([format!("{}/swagger-ui", server.url()), screenshot.display().to_string(), operation.to_owned()])

@@ -148,11 +148,14 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
     let mut env = image.env.clone();
     env.entry("PATH".into()).or_insert_with(|| image.path.clone());
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
+    // As for docker and podman: a command is found in the PATH that it gets.
+    let own_path = task.env.get("PATH").filter(|_| !task.is_images).cloned();
     env.extend(task.env);
     Command {
         argv: [task.command].into_iter().chain(task.args).collect(),
         env,
-        path: image.path.clone(),
+        is_own_path: own_path.is_some(),
+        path: own_path.unwrap_or_else(|| image.path.clone()),
         directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
         file_descriptors: task.limits.file_descriptors,
         of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),

@@ -9,8 +9,9 @@ use rustix::time::ClockId;
 use super::hand_over::Ready;
 use super::{ContainerError, Result, Running, Told, at, cancelled, late, set_up_failed};
 use crate::artifact::Artifact;
+use crate::frame;
 use crate::sandbox::cgroup::{Measured, OutOfMemory};
-use crate::sandbox::init::wire::nanoseconds;
+use crate::sandbox::init::wire::{Notice, Step, Unrunnable, nanoseconds};
 use crate::sandbox::outcome::{Baseline, Io, outcome};
 use crate::sandbox::streams::Whole;
 use crate::sandbox::watch::{Ended, Ends, Kept, Stop, Watch};
@@ -117,7 +118,7 @@ impl Running {
         let Kept { streams: [stdout, stderr], merged, written, exceeded, .. } = kept;
         let counted = |count| self.group.enforces().then_some(count);
         Report {
-            outcome: outcome(&ended, limits, &usage, out_of_memory),
+            outcome: outcome(&ended, limits, &usage, out_of_memory, self.unrunnable(&ended)),
             stdout,
             stderr,
             merged,
@@ -144,6 +145,12 @@ impl Running {
             },
             ended_at: nanoseconds(ClockId::Monotonic).saturating_sub(nanos(ended.ended_at.elapsed())),
         }
+    }
+
+    /// Why the command could not be executed, if that is what was said.
+    fn unrunnable(&self, ended: &Ended) -> Option<Unrunnable> {
+        let is_so = matches!(ended.notice, Some(Notice::Failed { step: Step::Exec, .. }));
+        is_so.then(|| frame::receive(&self.commands).ok().flatten()).flatten()
     }
 
     /// What the task left, once its last process is gone.

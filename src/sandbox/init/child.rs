@@ -12,7 +12,7 @@ use rustix::thread::{CapabilitySet, CpuSet, sched_setaffinity};
 use rustix::time::ClockId;
 
 use super::wire::{Command, Notice, OwnLimits, Step, nanoseconds};
-use super::{Failure, at, notify};
+use super::{Failure, at, notify, unrunnable};
 use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
@@ -73,7 +73,7 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     if let Err(errno) = run_on(&command.processors) {
         return at(Step::Limits)(errno.into());
     }
-    let Command { argv, env, path, directory, .. } = command;
+    let Command { argv, env, path, is_own_path, directory, .. } = command;
     // As the user, who may not enter every directory.
     if let Err(errno) = chdir(directory.as_str()) {
         return at(Step::Directory)(errno.into());
@@ -84,7 +84,15 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     let set_up = nanoseconds(ClockId::ProcessCPUTime).saturating_sub(ready);
     let used = kernel::used_by_itself();
     notify(control, Notice::Started { at: nanoseconds(ClockId::Monotonic), set_up, used });
-    execute(&candidates, &argv, &env)
+    let failure = execute(&candidates, &argv, &env);
+    let searched = path.as_str();
+    let searched = (is_own_path && !argv.first().is_some_and(has_slash)).then_some(searched);
+    let _ = frame::send(&commands, &unrunnable::explain(&candidates, searched, failure.errno));
+    failure
+}
+
+fn has_slash(command: &CString) -> bool {
+    command.as_bytes().contains(&b'/')
 }
 
 /// Tries one path after the other; returns only when none could be executed.
@@ -102,12 +110,13 @@ fn execute(candidates: &[CString], argv: &[CString], env: &[CString]) -> Failure
     Failure { step: Step::Exec, errno }
 }
 
-/// The paths to try, in order, as execvp(3) does; a command with a slash is a path already.
+/// The paths to try, in order, as execvp(3) does; a command with a slash is a path already. What is relative, or empty, is so to
+/// where the task starts.
 fn candidates(command: &str, path: &str) -> Vec<CString> {
     if command.contains('/') {
         return strings([command.to_owned()]);
     }
-    strings(path.split(':').filter(|dir| !dir.is_empty()).map(|dir| format!("{dir}/{command}")))
+    strings(path.split(':').map(|dir| format!("{}/{command}", if dir.is_empty() { "." } else { dir })))
 }
 
 /// NUL bytes were refused when the task was parsed; what holds one all the same is left out.

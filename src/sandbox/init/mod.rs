@@ -7,6 +7,7 @@
 mod child;
 mod place;
 mod seal;
+mod unrunnable;
 pub mod wire;
 
 use std::collections::HashMap;

@@ -9,7 +9,7 @@
 //!   │ ◀─────────── Placed ───────── │                                 │
 //!   │ Command ──────────────────────────────────────────────────────▶ │ takes its limits
 //!   │ ◀───────────────────────────────────────────────── Started ──── │ execve
-//!   │ ◀──────────────────────────────────────── Failed (only if so) ─ │
+//!   │ ◀──────────────────────────── Unrunnable, Failed (only if so) ─ │
 //!   │ ◀──────────── Exited ──────── │ ◀──────────────── exit ──────── ┘
 //!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
@@ -42,6 +42,8 @@ pub struct Command {
     pub env: BTreeMap<String, String>,
     /// Where a command without a slash is looked up.
     pub path: String,
+    /// Whether that is of the task's own environment.
+    pub is_own_path: bool,
     /// Where it starts.
     pub directory: String,
     pub file_descriptors: u64,
@@ -59,6 +61,13 @@ pub struct Command {
     pub replaced: Vec<u8>,
     /// Standard error goes where standard output goes.
     pub merged: bool,
+}
+
+/// Why a command could not be executed: sent back by the socket on which it came, before `Failed` is said.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Unrunnable {
+    pub exit_code: u8,
+    pub reason: String,
 }
 
 /// What a process can be held to by itself.

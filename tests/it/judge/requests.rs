@@ -230,7 +230,7 @@ fn a_checker_decides_by_its_exit_status_and_says_why() {
         (bash("kill -SEGV $$"), "killed by signal 11 (SIGSEGV)"),
         (
             with(bash("sleep 9"), json!({ "resource_limits": { "wall_time_limit": 200_000_000 } })),
-            "wall time limit of 200000000 ns exceeded",
+            "wall time limit of 200 ms exceeded",
         ),
         (json!({ "command": "absent" }), "command not found"),
         (json!({ "command": "true", "image": "none" }), "unknown image \"none\""),

@@ -1,0 +1,51 @@
+//! Which pages of other origins may ask, from a browser (Fetch standard, CORS): none, unless the operator names them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::App;
+use crate::config::CorsOrigin;
+
+const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
+/// What a browser does not let a page send, or read, by itself.
+const SENT: [HeaderName; 4] =
+    [header::AUTHORIZATION, header::CONTENT_TYPE, header::RANGE, HeaderName::from_static("x-request-id")];
+const READ: [HeaderName; 8] = [
+    HeaderName::from_static("x-request-id"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+    header::RETRY_AFTER,
+    header::CONTENT_RANGE,
+    header::ACCEPT_RANGES,
+    header::ETAG,
+];
+/// How long a browser need not ask again; most take no longer.
+const REMEMBERED: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// None where there is no origin.
+pub fn layer(origins: &[CorsOrigin]) -> Option<CorsLayer> {
+    let allowed = match origins.iter().any(|origin| origin.as_str() == "*") {
+        true => AllowOrigin::any(),
+        false => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin.as_str()).ok())),
+    };
+    let layer = CorsLayer::new().allow_origin(allowed).allow_methods(METHODS).allow_headers(SENT);
+    (!origins.is_empty()).then(|| layer.expose_headers(READ).max_age(REMEMBERED))
+}
+
+/// Answers what a browser asks before a page's request, and tells it in every answer what the page may have.
+pub async fn cors(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let layer = app.settings().cors.clone();
+    // Whoever is no browser gets the answer of the path.
+    match layer.filter(|_| request.headers().contains_key(header::ORIGIN)) {
+        None => next.run(request).await,
+        Some(layer) => layer.layer(next).oneshot(request).await.into_response(),
+    }
+}
