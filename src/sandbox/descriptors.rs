@@ -65,6 +65,7 @@ pub struct Counter {
 impl Counter {
     /// `listener` is the filter's, `limit` what each process may have open.
     pub fn new(listener: OwnedFd, limit: u64) -> Self {
+        kernel::take_turns(&listener);
         // Every task starts with three.
         Self { listener: Some(listener), limit, most: 3, refused: false }
     }
