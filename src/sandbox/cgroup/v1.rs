@@ -84,10 +84,12 @@ impl Hierarchies {
     }
 
     pub fn prepare(&self, below: &Path) -> Result<()> {
-        let empty = self.expected.values().map(|root| root.join(TOP).join(EMPTY));
+        for root in self.expected.values() {
+            // A help for programs, which nothing else depends on.
+            let _ = fs::create_dir_all(root.join(TOP).join(EMPTY));
+        }
         self.roots()
             .map(|root| root.join(below))
-            .chain(empty)
             .try_for_each(|path| fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source }))
     }
 
