@@ -19,6 +19,11 @@ fn bombs_meet_their_limits() {
 }
 
 #[test]
+fn memory_meets_its_limit_whatever_it_is_taken_for() {
+    run("memory", include_str!("memory.toml"));
+}
+
+#[test]
 fn what_a_compiler_is_given_meets_its_limits() {
     run("compilers", include_str!("compilers.toml"));
 }
