@@ -1,4 +1,4 @@
-//! The runner: the single-threaded process that serves one slot, one container at a time.
+//! The runner: the single-threaded process that serves one slot, one task at a time.
 //!
 //! ```text
 //! empty ──create──> created ──Order::Run──> running ──report──> removing ──> empty
