@@ -26,7 +26,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::restart::Restart;
 use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
-use crate::task::{ImageId, Limits, Report, Taken, Task};
+use crate::task::{Groups, ImageId, Limits, Report, Taken, Task};
 use wire::{Notice, Order, Pipes, Setup};
 
 /// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
@@ -71,6 +71,8 @@ struct Runner {
     slot: Slot,
     /// Containers that wait for a task, one of an image at most; the one that was made last is last.
     waiting: Vec<Waiting>,
+    /// How many may.
+    most: usize,
     /// What the next container is made of.
     image: ImageId,
     /// What it is made of when that is not there any more.
@@ -105,7 +107,10 @@ impl Runner {
         let image = Catalog::new(store.clone()).image(default_image)?.id();
         let slot = Slot::claim(SlotPlace { run_dir, dir, instance, name: slot }, store, foreign, *resources, spool)?;
         keep_what_containers_take().map_err(at("give up capabilities"))?;
-        Ok(Self { slot, waiting: Vec::new(), image: image.clone(), default_image: image, max: max.clone() })
+        // Without groups the processes of all that is the slot's are counted together.
+        let most = if resources.groups == Groups::Used { IMAGES } else { 1 };
+        let waiting = Vec::new();
+        Ok(Self { slot, waiting, most, image: image.clone(), default_image: image, max: max.clone() })
     }
 
     fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
@@ -135,17 +140,18 @@ impl Runner {
 
     /// Has a container wait for what comes next, which is most likely the like of what came last.
     fn refill(&mut self) -> Result<(), RunnerError> {
-        let created = self.create()?;
         // One of what the image was before is of no use any more.
         self.waiting.retain(|waiting| waiting.created.image().name != self.image.name);
-        if self.waiting.len() >= IMAGES {
-            self.waiting.remove(0);
-        }
+        let created = self.create()?;
         self.waiting.push(Waiting { created, since: Instant::now() });
         Ok(())
     }
 
+    /// One more, in the place of what has waited longest if there are too many.
     fn create(&mut self) -> Result<Created, RunnerError> {
+        while self.waiting.len() >= self.most {
+            self.waiting.remove(0);
+        }
         let _watchdog = Watchdog::set(STUCK);
         Ok(self.slot.create(&self.image)?)
     }
