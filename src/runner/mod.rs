@@ -1,4 +1,4 @@
-//! The runner: the single-threaded process that serves one slot, one container at a time.
+//! The runner: the single-threaded process that serves one slot, one task at a time.
 //!
 //! ```text
 //! empty ──create──> created ──Order::Run──> running ──report──> removing ──> empty
@@ -12,7 +12,7 @@ pub mod wire;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ use crate::image::{Catalog, Store, StoreError};
 use crate::restart::Restart;
 use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
-use crate::task::{ImageId, Limits, Report, Taken, Task};
+use crate::task::{Groups, ImageId, Limits, Report, Taken, Task};
 use wire::{Notice, Order, Pipes, Setup};
 
 /// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
@@ -69,6 +69,10 @@ pub fn serve(socket: UnixStream) -> Result<(), RunnerError> {
 
 struct Runner {
     slot: Slot,
+    /// Containers that wait for a task, one of an image at most; the one that was made last is last.
+    waiting: Vec<Waiting>,
+    /// How many may.
+    most: usize,
     /// What the next container is made of.
     image: ImageId,
     /// What it is made of when that is not there any more.
@@ -76,10 +80,19 @@ struct Runner {
     max: Limits,
 }
 
+struct Waiting {
+    created: Created,
+    since: Instant,
+}
+
+/// Of so many images a runner keeps a container waiting: those it ran last.
+const IMAGES: usize = 12;
+
 /// What a waiting runner saw first.
 enum Event {
     Order(Order, Vec<OwnedFd>),
-    InitGone,
+    /// Of the waiting container with this index.
+    InitGone(usize),
     /// It is time to make another container.
     Due,
     Closed,
@@ -94,41 +107,62 @@ impl Runner {
         let image = Catalog::new(store.clone()).image(default_image)?.id();
         let slot = Slot::claim(SlotPlace { run_dir, dir, instance, name: slot }, store, foreign, *resources, spool)?;
         keep_what_containers_take().map_err(at("give up capabilities"))?;
-        Ok(Self { slot, image: image.clone(), default_image: image, max: max.clone() })
+        // Without groups the processes of all that is the slot's are counted together.
+        let most = if resources.groups == Groups::Used { IMAGES } else { 1 };
+        let waiting = Vec::new();
+        Ok(Self { slot, waiting, most, image: image.clone(), default_image: image, max: max.clone() })
     }
 
     fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
-        let (mut created, mut since) = (Some(self.create()?), Instant::now());
         let mut restart = Restart::new();
+        self.refill()?;
         say(socket, &Notice::Ready)?;
         loop {
-            match wait(socket, created.as_ref().ok_or(restart.due()))? {
+            // One is to wait for the like of what came last.
+            let is_short = !self.waiting.iter().any(|waiting| waiting.created.image() == self.image);
+            match wait(socket, &self.waiting, is_short.then(|| restart.due()))? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
-                Event::Order(Order::Cancel | Order::Go, _) => continue,
+                Event::Order(Order::Cancel | Order::Go, _) => {}
                 // Whoever kills inits does not get as many as there is time for.
-                Event::InitGone => {
-                    created = None;
-                    restart.ended(since.elapsed());
-                    continue;
+                Event::InitGone(index) => {
+                    restart.ended(self.waiting.remove(index).since.elapsed());
                 }
-                Event::Due => {}
+                Event::Due => self.refill()?,
                 Event::Order(Order::Run { task, pipes, hold }, fds) => {
-                    let waiting = created.take().map_or_else(|| self.create(), Ok)?;
-                    self.run(unpack(*task, pipes, fds)?, hold, waiting, socket)?;
-                    (created, since) = (Some(self.create()?), Instant::now());
+                    self.run(unpack(*task, pipes, fds)?, hold, socket)?;
+                    self.refill()?;
                     say(socket, &Notice::Ready)?;
-                    continue;
                 }
             }
-            (created, since) = (Some(self.create()?), Instant::now());
         }
     }
 
-    /// A container for what comes next, which is most likely the like of what came last.
+    /// Has a container wait for what comes next, which is most likely the like of what came last.
+    fn refill(&mut self) -> Result<(), RunnerError> {
+        // One of what the image was before is of no use any more.
+        self.waiting.retain(|waiting| waiting.created.image().name != self.image.name);
+        let created = self.create()?;
+        self.waiting.push(Waiting { created, since: Instant::now() });
+        Ok(())
+    }
+
+    /// One more, in the place of what has waited longest if there are too many.
     fn create(&mut self) -> Result<Created, RunnerError> {
+        while self.waiting.len() >= self.most {
+            self.waiting.remove(0);
+        }
         let _watchdog = Watchdog::set(STUCK);
         Ok(self.slot.create(&self.image)?)
+    }
+
+    /// The container of an image that waits, or else one that is made now.
+    fn take(&mut self, image: &ImageId) -> Result<Created, RunnerError> {
+        self.image = image.clone();
+        match self.waiting.iter().position(|waiting| waiting.created.image() == *image) {
+            Some(index) => Ok(self.waiting.remove(index).created),
+            None => self.create(),
+        }
     }
 
     /// Runs one task and reports; the container's removal comes after the report.
@@ -136,28 +170,21 @@ impl Runner {
         &mut self,
         (task, links): (Task<Artifact>, Links),
         hold: bool,
-        created: Created,
         socket: &UnixStream,
     ) -> Result<(), RunnerError> {
         if let Some(reason) = refusal(&task, &self.max) {
             return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
         }
         self.slot.expect(&task.limits);
-        let created = if task.image == created.image() {
-            created
-        } else {
-            drop(created);
-            self.image = task.image.clone();
-            match self.create() {
-                Ok(created) => created,
-                // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
-                Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
-                    let reason = format!("the image {} cannot be used any more", task.image.name);
-                    self.image = self.default_image.clone();
-                    return report(socket, Report::not_executed(reason), Taken::default(), Some(chain(&error)));
-                }
-                Err(error) => return Err(error),
+        let created = match self.take(&task.image) {
+            Ok(created) => created,
+            // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
+            Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
+                let reason = format!("the image {} cannot be used any more", task.image.name);
+                self.image = self.default_image.clone();
+                return report(socket, Report::not_executed(reason), Taken::default(), Some(chain(&error)));
             }
+            Err(error) => return Err(error),
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
         let mut go = || if hold { held(socket) } else { Ok(true) };
@@ -213,13 +240,13 @@ fn say(socket: &UnixStream, notice: &Notice) -> Result<(), RunnerError> {
     frame::send(socket, notice).map_err(at("tell the front"))
 }
 
-/// Waits for the front and for the end of the container's init; without a container, until another is due.
-fn wait(socket: &UnixStream, created: Result<&Created, Instant>) -> Result<Event, RunnerError> {
+/// Waits for the front and for the end of a waiting container's init, and until another one is due.
+fn wait(socket: &UnixStream, waiting: &[Waiting], due: Option<Instant>) -> Result<Event, RunnerError> {
+    let ends: Vec<[BorrowedFd<'_>; 2]> = waiting.iter().map(|waiting| waiting.created.ends()).collect();
     let mut fds = vec![PollFd::new(socket, PollFlags::IN)];
-    let ends = created.map(Created::ends);
     fds.extend(ends.iter().flatten().map(|end| PollFd::new(end, PollFlags::IN)));
     loop {
-        let left = ends.as_ref().err().map(|due| due.saturating_duration_since(Instant::now()));
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
         let timeout = left.map(|left| Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         match poll(&mut fds, timeout.as_ref()) {
             Ok(0) => return Ok(Event::Due),
@@ -229,7 +256,8 @@ fn wait(socket: &UnixStream, created: Result<&Created, Instant>) -> Result<Event
         }
     }
     if fds[0].revents().is_empty() {
-        return Ok(Event::InitGone);
+        let gone = fds[1..].iter().position(|fd| !fd.revents().is_empty());
+        return Ok(gone.map_or(Event::Due, |end| Event::InitGone(end / 2)));
     }
     let order = frame::receive_with(socket).map_err(at("read an order"))?;
     Ok(order.map_or(Event::Closed, |(order, fds)| Event::Order(order, fds)))

@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod confine;
 mod container;
+mod descriptors;
 mod etc;
 mod ids;
 mod init;

@@ -1,4 +1,4 @@
-//! A slot: the fixed place for one container at a time. What is dear and carries nothing from task to task is made
+//! A slot: the fixed place for one task at a time. What is dear and carries nothing from task to task is made
 //! here once: the uid range, the namespaces, the root file systems, the compiled filter.
 
 use std::cell::RefCell;

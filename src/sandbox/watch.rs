@@ -13,6 +13,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::ClockId;
 
 use super::cgroup::{Cgroup, OutOfMemory};
+use super::descriptors::Counter;
 use super::init::wire::{Notice, Rusage, nanoseconds};
 use super::memory::{MemoryWatch, Seen};
 use super::streams::{Feed, Forward, Whole};
@@ -135,6 +136,7 @@ enum Source {
     Cancel,
     Feed,
     Forward(usize),
+    Counter,
 }
 
 pub struct Watch<'a> {
@@ -161,6 +163,7 @@ pub struct Watch<'a> {
     said_all: bool,
     memory: MemoryWatch,
     file_descriptors: u64,
+    counter: Option<Counter>,
     /// Whose descriptors are counted next.
     turn: Turn,
 }
@@ -196,6 +199,7 @@ impl<'a> Watch<'a> {
             memory: MemoryWatch::new(limits.memory),
             // Every task starts with three descriptors.
             file_descriptors: 3,
+            counter: None,
             turn: Turn::default(),
         }
     }
@@ -203,6 +207,11 @@ impl<'a> Watch<'a> {
     /// Fills the task's standard input while it runs.
     pub fn feed(&mut self, feed: Feed) {
         self.feed = Some(feed);
+    }
+
+    /// Counts the task's descriptors exactly.
+    pub fn count(&mut self, counter: Counter) {
+        self.counter = Some(counter);
     }
 
     /// Holds the task's ends of pipes to other tasks until it has ended or closed them: so nobody learns of its end, and ends
@@ -237,6 +246,9 @@ impl<'a> Watch<'a> {
             }
             if has(Source::Control) {
                 self.receive(ends.control);
+            }
+            if let (true, Some(counter)) = (has(Source::Counter), &mut self.counter) {
+                counter.go_on();
             }
             if let (true, Some(feed)) = (has(Source::Feed), &mut self.feed) {
                 feed.go_on();
@@ -297,6 +309,10 @@ impl<'a> Watch<'a> {
         if self.stop.is_none() {
             add(Source::Cancel, input(&ends.cancel));
         }
+        let listener = self.counter.as_ref().and_then(Counter::listener);
+        if let Some(listener) = &listener {
+            add(Source::Counter, input(listener));
+        }
         if let Some(wanted) = self.feed.as_ref().and_then(Feed::wants) {
             add(Source::Feed, wanted);
         }
@@ -353,9 +369,13 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// The most descriptors a sample saw in one process.
-    pub fn file_descriptors(&self) -> u64 {
-        self.file_descriptors
+    /// The most descriptors that were seen in one process, and whether it wanted more: as counted, or else whether a sample saw it
+    /// have all it may have.
+    pub fn file_descriptors(&self) -> (u64, bool) {
+        match self.counter.as_ref().map(Counter::counted) {
+            Some((most, refused)) => (self.file_descriptors.max(most), refused),
+            None => (self.file_descriptors, self.file_descriptors >= self.limits.file_descriptors),
+        }
     }
 
     /// The first reason counts; once the command has ended by itself only its output can still be too much.
@@ -569,7 +589,7 @@ impl Link {
 }
 
 /// How many descriptors a process has open: the size of its fd directory since Linux 6.2 (proc_pid_fd(5)), else its entries.
-fn open_descriptors(pid: i32) -> Option<u64> {
+pub fn open_descriptors(pid: i32) -> Option<u64> {
     let path = format!("/proc/{pid}/fd");
     match std::fs::metadata(&path).ok()?.size() {
         0 => Some(std::fs::read_dir(&path).ok()?.count() as u64),
@@ -602,6 +622,11 @@ fn instant(at: u64) -> Instant {
 
 fn input<'a>(fd: &'a impl AsFd) -> PollFd<'a> {
     PollFd::new(fd, PollFlags::IN)
+}
+
+/// Whether there is something to read, or will be in this time.
+pub fn readable_within(fd: &impl AsFd, patience: Duration) -> bool {
+    wait(&mut [input(fd)], Some(patience)).is_ok_and(|ready| ready > 0)
 }
 
 fn readable(fd: &impl AsFd) -> bool {

@@ -423,6 +423,7 @@ mod tests {
             wall_time: 1 << 30,
             processes: 10,
             file_descriptors: 100,
+            count_descriptors: false,
             output: 1 << 20,
             workspace: 1 << 20,
             ..MINIMUM

@@ -18,6 +18,8 @@ pub struct Limits {
     pub processes: u64,
     /// Open file descriptors of one process (`RLIMIT_NOFILE`, getrlimit(2)).
     pub file_descriptors: u64,
+    /// Whether it is to be known exactly that one was refused, which costs a task time: who asks for that limit wants it.
+    pub count_descriptors: bool,
     /// Bytes of stdout and stderr together.
     pub output: u64,
     /// Bytes of the main thread's stack (`RLIMIT_STACK`); without it as much as of memory.
@@ -162,6 +164,7 @@ pub const MINIMUM: Limits = Limits {
     wall_time: 1_000_000,
     processes: 1,
     file_descriptors: 8,
+    count_descriptors: false,
     output: 0,
     stack: None,
     workspace: 64 << 10,
@@ -186,6 +189,7 @@ impl Bounds {
             wall_time: pick("wall_time_limit", |l| l.wall_time_limit, |l| l.wall_time)?,
             processes: pick("max_processes", |l| l.max_processes, |l| l.processes)?,
             file_descriptors: pick("max_file_descriptors", |l| l.max_file_descriptors, |l| l.file_descriptors)?,
+            count_descriptors: asked.max_file_descriptors.is_some(),
             output: pick("max_output_size", |l| l.max_output_size, |l| l.output)?,
             stack: match asked.stack_limit.or(image.stack_limit) {
                 Some(asked) if asked < LEAST_STACK => {
@@ -260,6 +264,7 @@ mod tests {
             wall_time: 1 << 30,
             processes: 10,
             file_descriptors: 100,
+            count_descriptors: false,
             output: 1 << 20,
             workspace: 1 << 20,
             ..MINIMUM

@@ -258,7 +258,8 @@ pub struct ResourceUsage {
     /// The most processes and threads alive at once.
     #[schema(example = 1)]
     pub process_count: u64,
-    /// The most descriptors seen open in one process; sampled, so a short peak can be missed.
+    /// The most descriptors seen open in one process; sampled, so a short peak can be missed, unless the task names
+    /// max_file_descriptors.
     #[schema(example = 3)]
     pub file_descriptors: u64,
     /// Bytes read through system calls, the loading of the program included.
@@ -282,7 +283,8 @@ pub struct LimitsExceeded {
     pub wall_time_limit_exceeded: bool,
     /// A fork was refused because of max_processes.
     pub process_limit_exceeded: bool,
-    /// A process was seen with all of max_file_descriptors in use; sampled.
+    /// A descriptor was refused because of max_file_descriptors, if the task names that limit; else a process was seen with all of
+    /// them in use, sampled.
     pub file_descriptor_limit_exceeded: bool,
     pub output_limit_exceeded: bool,
 }

@@ -153,6 +153,33 @@ fn what_a_client_may_use_of_the_processors_its_tasks_share() {
     }
 }
 
+/// Programs start as many threads as they see processors.
+#[test]
+fn a_task_sees_as_many_processors_as_it_may_use() {
+    if !unified("shares of the processors") {
+        return;
+    }
+    let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
+    let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let script =
+        "nproc; cat /sys/devices/system/cpu/online; grep Cpus_allowed_list /proc/self/status | cut -f2; sleep 1";
+    let task =
+        |limits: serde_json::Value| json!({ "command": "sh", "args": ["-c", script], "resource_limits": limits });
+    let seen = |result: &serde_json::Value| -> Vec<String> {
+        assert_eq!(result["status"], "Success", "{result}");
+        result["stdout"].as_str().unwrap().lines().map(str::to_owned).collect()
+    };
+    let half = task(json!({ "cpus": 0.5 }));
+    let both = server.execute(json!([half, half])).json()["results"].clone();
+    let [one, other] = [0, 1].map(|at| seen(&both[at]));
+    assert_eq!((one[0].as_str(), other[0].as_str()), ("1", "1"), "{both}");
+    assert!(one[1] == one[2] && other[1] == other[2], "{both}");
+    // Those that the fewest have: here each has one of its own, where there are two.
+    assert!(all.trim() == "0" || one[1] != other[1], "{both}");
+    let every = seen(&server.run(task(json!({}))));
+    assert_eq!(every[1..], [all.trim(), all.trim()], "the next task of the slot sees all again");
+}
+
 /// Where it cannot be had, that is told, and what was begun is taken back; on v1, too.
 #[test]
 fn a_share_that_cannot_be_had_is_told_and_leaves_nothing() {

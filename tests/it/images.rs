@@ -124,7 +124,7 @@ fn an_image_is_built_proven_used_and_removed() {
     let seen =
         inside("ls /; id -un; head -n 1 /etc/os-release; touch /usr/x /etc/x /x 2>&1 | grep -c Read-only")["stdout"]
             .clone();
-    let expected = "bin\ndev\netc\nlib\nlib64\nopt\nproc\nsbin\ntmp\nusr\nvar\nworkspace\nfaber\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n3\n";
+    let expected = "bin\ndev\netc\nlib\nlib64\nopt\nproc\nsbin\nsys\ntmp\nusr\nvar\nworkspace\nfaber\nPRETTY_NAME=\"Debian GNU/Linux 13 (trixie)\"\n3\n";
     assert_eq!(seen, expected);
     assert_eq!(
         inside("stat -c %U:%a /usr/bin/lua5.4 /etc/passwd /workspace; find / -xdev -perm /6000 | wc -l")["stdout"],

@@ -498,3 +498,63 @@ fn doctor_finds_everything_here() {
         assert!(names.contains(&name), "{name}: {names:?}");
     }
 }
+
+/// The machine's own clock, which is put right again by how much time has gone by.
+struct Clock(std::time::SystemTime, std::time::Instant);
+
+impl Clock {
+    /// None where the machine is not the test's own.
+    fn take() -> Option<Self> {
+        if std::env::var_os("TEST_OWN_MACHINE").is_none() {
+            eprintln!(
+                "NOT CHECKED: a clock that is set, which is done in the virtual machine alone (scripts/vm --tests)"
+            );
+            return None;
+        }
+        Some(Self(std::time::SystemTime::now(), std::time::Instant::now()))
+    }
+
+    fn set(&self, seconds_from_now: i64) {
+        let now = (self.0 + self.1.elapsed()).duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() as i64;
+        let set =
+            std::process::Command::new("date").args(["-s", &format!("@{}", now + seconds_from_now)]).output().unwrap();
+        assert!(set.status.success(), "{set:?}");
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+#[test]
+fn a_clock_that_is_set_changes_no_limit_and_no_figure() {
+    let Some(clock) = Clock::take() else { return };
+    const DAY: i64 = 86_400;
+    let server = Server::start_open();
+    let blob = server.put(b"kept");
+    for by in [-DAY, DAY] {
+        let url = server.url();
+        let task = json!({ "command": "sleep", "args": ["2.71"], "resource_limits": { "wall_time_limit": 600_000_000_000u64 } });
+        let client = std::thread::spawn(move || {
+            let body = json!({ "tasks": [task] }).to_string();
+            let mut answer = ureq::post(format!("{url}/execute")).content_type("application/json").send(body).unwrap();
+            answer.body_mut().read_json::<Value>().unwrap()
+        });
+        eventually("the task runs", || !running(&["sleep", "2.71"]).is_empty());
+        clock.set(by);
+        let body = client.join().unwrap();
+        let result = &body["results"][0];
+        assert_eq!(result["status"], "Success", "{by}: {result}");
+        let wall = result["resource_usage"]["wall_time_ns"].as_u64().unwrap();
+        assert!((2_700_000_000..600_000_000_000).contains(&wall), "{by}: {result}");
+        let late = server.run(
+            json!({ "command": "sleep", "args": ["60"], "resource_limits": { "wall_time_limit": 1_000_000_000 } }),
+        );
+        assert_eq!(late["status"], "Timeout", "{by}: {late}");
+        assert_eq!(server.get("/health").status, 200);
+        // A day back nothing is too old, whatever it says it is from.
+        assert!(by > 0 || server.blob(&blob) == b"kept");
+    }
+}

@@ -239,13 +239,53 @@ fn as_many_processes_as_allowed_can_be_made() {
 }
 
 #[test]
-fn file_descriptors_beyond_the_limit_cannot_be_opened() {
-    let program = "import os, sys, time\nfds = []\ntry:\n  while True: fds.append(os.open('/dev/null', 0))\nexcept OSError: pass\nprint(max(fds) + 1, flush=True); time.sleep(0.3); sys.exit(1)";
+fn a_descriptor_that_was_refused_is_told_however_short_it_was() {
+    let wanting = [
+        "f = [open('/dev/null') for _ in range(200)]",
+        "while True: os.dup(0)",
+        "while True: fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 0)",
+        "held = []\nwhile True: held.append(socket.socket())",
+        "while True: os.pipe()",
+        "while True: os.eventfd(0)",
+        // Another process, and another thread, of the task's.
+        "import subprocess\nsubprocess.run([sys.executable, '-c', 'import os\\nwhile True: os.dup(0)'], check=True)",
+        "import threading\nt = threading.Thread(target=lambda: [os.dup(0) for _ in range(60)])\nt.start(); t.join(); sys.exit(3)",
+    ];
+    for wanting in wanting {
+        let program = format!("import fcntl, os, socket, sys\n{wanting}");
+        both(python(&program, json!({ "max_file_descriptors": 50 })), |result| {
+            assert_eq!(result["status"], "ResourceLimitExceeded", "{wanting}: {result}");
+            flagged(result, "file_descriptor_limit_exceeded");
+            assert_eq!(result["resource_usage"]["file_descriptors"], 50, "{wanting}");
+        });
+    }
+    // All of them, and none refused; a refusal that the program makes nothing of.
+    both(
+        python("import os\nfor _ in range(5): os.dup(0)\nos._exit(4)", json!({ "max_file_descriptors": 8 })),
+        |result| {
+            assert_eq!((&result["status"], &result["exit_code"]), (&json!("Failure"), &json!(4)), "{result}");
+            flagged(result, "");
+            assert_eq!(result["resource_usage"]["file_descriptors"], 8);
+        },
+    );
+    let program = "import os\ntry:\n  while True: os.dup(0)\nexcept OSError: print('full')";
     both(python(program, json!({ "max_file_descriptors": 20 })), |result| {
-        assert_eq!(result["status"], "ResourceLimitExceeded", "{result}");
-        assert_eq!(result["stdout"], "20\n");
+        assert_eq!((&result["status"], &result["stdout"]), (&json!("Success"), &json!("full\n")), "{result}");
         flagged(result, "file_descriptor_limit_exceeded");
-        assert_eq!(result["resource_usage"]["file_descriptors"], 20);
+    });
+}
+
+#[test]
+fn file_descriptors_that_are_not_counted_are_sampled() {
+    let program = "import os, sys, time\ntry:\n  while True: os.open('/dev/null', 0)\nexcept OSError: pass\nprint('full', flush=True); time.sleep(0.3); sys.exit(1)";
+    both(python(program, json!({})), |result| {
+        assert_eq!(
+            (&result["status"], &result["stdout"]),
+            (&json!("ResourceLimitExceeded"), &json!("full\n")),
+            "{result}"
+        );
+        flagged(result, "file_descriptor_limit_exceeded");
+        assert_eq!(result["resource_usage"]["file_descriptors"], 100);
     });
 }
 

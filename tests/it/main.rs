@@ -1,6 +1,7 @@
 //! The real server, real containers. One binary; a module for each capability.
 
 mod architecture;
+mod attacks;
 mod blobs;
 mod cgroup2;
 mod clients;

@@ -249,6 +249,73 @@ fn containers_that_are_killed_while_they_wait_are_replaced_ever_later_and_at_onc
     assert_eq!(server.processes("runner"), runners);
 }
 
+/// An image of nothing but a busybox, under this name.
+fn bare(trial: &Trial, name: &str) {
+    let definition = trial.path(&format!("images/{name}"));
+    fs::create_dir_all(&definition).unwrap();
+    fs::copy(crate::support::busybox(), definition.join("busybox")).unwrap();
+    let copy = "copy = [{ from = 'busybox', to = '/bin/sleep' }]";
+    // Each with something of its own: it would be the same image under several names.
+    let text = format!("name = '{name}'\ndescription = ''\nbase = 'scratch'\nenv = {{ NAME = '{name}' }}\n{copy}");
+    fs::write(definition.join("image.toml"), text).unwrap();
+    let built = trial.faber(&["image", "build", name]);
+    assert!(built.status.success(), "{built:?}");
+}
+
+#[test]
+fn containers_of_several_images_wait_at_once() {
+    let trial = Trial::new();
+    let images = ["one", "two", "three"];
+    images.iter().for_each(|name| bare(&trial, name));
+    let data = trial.path("data");
+    let env = [("FABER_DATA_DIR", data.to_str().unwrap()), ONE, ("FABER_RATE_LIMIT__ENABLED", "false")];
+    let server = Server::start(&["--open-mode"], &env);
+    let tasks = images.map(|image| json!({ "command": "sleep", "args": ["0"], "image": image }));
+    assert_eq!(server.shell("echo serving"), "serving");
+    eventually("every container", || inits(&server).len() == 2);
+    let runners = server.processes("runner");
+    let all = runners.len() * 4;
+    let are_there = || {
+        (0..50).any(|_| {
+            std::thread::sleep(Duration::from_millis(10));
+            inits(&server).len() == all
+        })
+    };
+    // Which runner takes a task is its own affair: until each has had one of each image.
+    let mut rounds = (0..50).map(|_| {
+        let body = server.execute(json!(tasks)).json();
+        assert!(body["results"].as_array().unwrap().iter().all(|result| result["status"] == "Success"), "{body}");
+    });
+    while !are_there() {
+        rounds.next().expect("every runner has one of each, and of the host image");
+    }
+    for image in images {
+        let mut waiting = Vec::new();
+        eventually("one of each, and of the host image, waits in every runner", || {
+            waiting = inits(&server);
+            waiting.len() == all
+        });
+        let sleep = ["sleep", "1.93"];
+        let stream = server.ask(&json!({ "tasks": [{ "command": sleep[0], "args": [sleep[1]], "image": image }] }));
+        let mut parent = 0;
+        eventually("the task runs", || {
+            let pids = running(&sleep);
+            parent = pids.first().map_or(0, |pid| parent_of(*pid));
+            parent > 1
+        });
+        assert!(waiting.contains(&parent), "{image}: {parent} is none of {waiting:?}");
+        drop(stream);
+        eventually("the task is ended", || running(&sleep).is_empty());
+    }
+    assert_eq!(server.processes("runner"), runners);
+}
+
+/// proc_pid_stat(5); 0 when it is gone.
+fn parent_of(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1)?.parse().ok()).unwrap_or(0)
+}
+
 #[test]
 fn a_task_whose_image_is_gone_is_refused_and_costs_nothing_else() {
     let trial = Trial::new();

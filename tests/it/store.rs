@@ -576,3 +576,97 @@ fn what_a_step_left_is_read_over_no_link_and_waits_for_nobody() {
         assert!(!failed.status.success() && said.to_lowercase().contains(&expected.to_lowercase()), "{name}: {said}");
     }
 }
+
+/// An ext4 in a file of the trial's, mounted where its data is: what has not been written to the file is lost with the power.
+struct Disk<'a> {
+    trial: &'a Trial,
+    /// Its file, and where it is mounted.
+    file: PathBuf,
+    place: PathBuf,
+}
+
+impl<'a> Disk<'a> {
+    /// None where no such file can be mounted.
+    fn new(trial: &'a Trial) -> Option<Self> {
+        let file = trial.path("disk");
+        fs::File::create(&file).unwrap().set_len(96 << 20).unwrap();
+        ok(&Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&file).output().expect("mkfs.ext4 of e2fsprogs"));
+        Self::mount(trial, file, trial.path("data"))
+    }
+
+    fn mount(trial: &'a Trial, file: PathBuf, place: PathBuf) -> Option<Self> {
+        fs::create_dir_all(&place).unwrap();
+        let mounted = Command::new("mount").args(["-o", "loop"]).args([&file, &place]).output().unwrap();
+        if !mounted.status.success() {
+            eprintln!("NOT CHECKED: a machine that loses power: {}", String::from_utf8_lossy(&mounted.stderr));
+            return None;
+        }
+        Some(Self { trial, file, place })
+    }
+
+    /// What is left of it when the power goes now, after the journal was replayed.
+    fn after_power_loss(&self) -> Disk<'a> {
+        let file = self.trial.path("left");
+        fs::copy(&self.file, &file).unwrap();
+        Self::mount(self.trial, file, self.trial.path("after")).unwrap()
+    }
+
+    /// The images there are, each of which runs and is what it was made of.
+    fn whole_images(&self, content: impl Fn(&str) -> String) -> Vec<String> {
+        let faber = |args: &[&str]| self.trial.command(args).env("FABER_DATA_DIR", &self.place).output().unwrap();
+        let images: Value = serde_json::from_str(&ok(&faber(&["image", "list", "--json"]))).unwrap();
+        let names = images.as_array().unwrap().iter().map(|image| image["name"].as_str().unwrap().to_owned());
+        let names: Vec<String> = names.filter(|name| name != "host").collect();
+        for name in &names {
+            let said = ok(&faber(&["run", "--image", name, "--", "sh", "-c", "cat /part-*"]));
+            assert!(said == content(name), "{name} is not whole");
+        }
+        names
+    }
+}
+
+impl Drop for Disk<'_> {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.place).status().unwrap();
+        assert!(unmounted.success() || std::thread::panicking(), "{}", self.place.display());
+    }
+}
+
+#[test]
+fn a_machine_that_loses_power_has_images_that_are_whole() {
+    let trial = Trial::new();
+    let Some(disk) = Disk::new(&trial) else { return };
+    let content = |name: &str| (0..40).map(|part| format!("{name} {part}\n").repeat(1000)).collect::<String>();
+    let image = |name: &str| {
+        let part = |layer: Layer, part: usize| {
+            layer.file(&format!("part-{part:02}"), 0o644, format!("{name} {part}\n").repeat(1000).as_bytes())
+        };
+        (0..40).fold(Layer::of_busybox(), part).image(&trial, name)
+    };
+    let import = |name: &str| {
+        let mut command = trial.command(&["image", "import", &image(name)]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    // One that was told to be there is there.
+    let begun = Instant::now();
+    assert!(import("told").status().unwrap().success());
+    let took = begun.elapsed();
+    assert_eq!(disk.after_power_loss().whole_images(content), ["told"]);
+    // At any moment before that it is there or is not, and the other one is what it was.
+    let mut seen = [0; 2];
+    for round in 0..8 {
+        let name = format!("n{round}");
+        let mut child = import(&name).spawn().unwrap();
+        std::thread::sleep(took * round / 7);
+        let left = disk.after_power_loss();
+        let _ = child.kill();
+        child.wait().unwrap();
+        let images = left.whole_images(content);
+        assert!(images.contains(&"told".to_owned()), "{images:?}");
+        seen[usize::from(images.contains(&name))] += 1;
+        drop(left);
+    }
+    println!("{} imports were there when the power went, {} were not", seen[1], seen[0]);
+    assert!(seen[0] > 0);
+}

@@ -1,5 +1,6 @@
 //! cgroup v1: a hierarchy for each controller (admin-guide/cgroup-v1/{memory,pids,cpuacct}.rst).
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -83,10 +84,12 @@ impl Hierarchies {
     }
 
     pub fn prepare(&self, below: &Path) -> Result<()> {
-        let empty = self.expected.values().map(|root| root.join(TOP).join(EMPTY));
+        for root in self.expected.values() {
+            // A help for programs, which nothing else depends on.
+            let _ = fs::create_dir_all(root.join(TOP).join(EMPTY));
+        }
         self.roots()
             .map(|root| root.join(below))
-            .chain(empty)
             .try_for_each(|path| fs::create_dir_all(&path).map_err(|source| CgroupError::Create { path, source }))
     }
 
@@ -100,6 +103,7 @@ impl Hierarchies {
             memory: self.roots["memory"].join(below),
             pids: self.roots["pids"].join(below),
             cpuacct: self.roots["cpuacct"].join(below),
+            applied: Cell::default(),
             all: self.roots().map(|root| root.join(below)).collect(),
         }
     }
@@ -109,6 +113,8 @@ pub struct Group {
     memory: PathBuf,
     pids: PathBuf,
     cpuacct: PathBuf,
+    /// The memory limit of the task, which a group that was widened no longer has.
+    applied: Cell<Option<u64>>,
     all: Vec<PathBuf>,
 }
 
@@ -147,6 +153,7 @@ impl Cgroup for Group {
             return Err(CgroupError::NoShares);
         }
         self.limit(limits.memory)?;
+        self.applied.set(Some(limits.memory));
         // Buffers of TCP are counted apart from memory here; without a limit they have all of the machine's.
         let tcp = self.memory.join("memory.kmem.tcp.limit_in_bytes");
         if tcp.exists() {
@@ -167,10 +174,14 @@ impl Cgroup for Group {
     fn out_of_memory(&self) -> Result<OutOfMemory> {
         let kills = read_keyed(&self.memory.join("memory.oom_control"), "oom_kill")?;
         // failcnt is not to be relied on: on some kernels (6.18) it stays 0. Who was at the limit met it; cached pages count
-        // here, so a kill may be taken for the group's own that is not, never the other way round.
-        let is_own = kills > 0
-            && read_number(&self.memory.join("memory.max_usage_in_bytes"))? + LARGEST_CHARGE
-                >= read_number(&self.memory.join("memory.limit_in_bytes"))?;
+        // here, so a kill may be taken for the group's own that is not, never the other way round. The limit is the task's: a
+        // group that was widened between the kill and now met that one.
+        let limit = match self.applied.get() {
+            Some(limit) => limit,
+            None => read_number(&self.memory.join("memory.limit_in_bytes"))?,
+        };
+        let is_own =
+            kills > 0 && read_number(&self.memory.join("memory.max_usage_in_bytes"))? + LARGEST_CHARGE >= limit;
         Ok(OutOfMemory { kills, is_own })
     }
 
@@ -224,5 +235,31 @@ impl Cgroup for Group {
         };
         let lacks = [(self.memory.join("memory.memsw.limit_in_bytes"), swap), (self.pids.join("pids.peak"), PIDS_PEAK)];
         lacks.into_iter().filter(|(file, _)| !file.exists()).map(|(_, lack)| lack).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The watch gives room while the kernel ends the group for want of it.
+    #[test]
+    fn a_kill_at_the_limit_stays_the_groups_own_when_it_is_widened_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = || dir.path().to_owned();
+        let group = Group { memory: path(), pids: path(), cpuacct: path(), applied: Cell::default(), all: Vec::new() };
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        for file in ["memory.limit_in_bytes", "memory.swappiness", "pids.max"] {
+            put(file, "");
+        }
+        put("memory.oom_control", "oom_kill 1\n");
+        put("memory.max_usage_in_bytes", &(128u64 << 20).to_string());
+        group.apply(&GroupLimits { memory: 128 << 20, processes: 1, cpus: None }).unwrap();
+        assert!(group.out_of_memory().unwrap().is_own);
+        group.widen(132 << 20).unwrap();
+        assert!(group.out_of_memory().unwrap().is_own);
+        // Of a group that never was at its limit it is the machine's.
+        put("memory.max_usage_in_bytes", &(100u64 << 20).to_string());
+        assert!(!group.out_of_memory().unwrap().is_own);
     }
 }

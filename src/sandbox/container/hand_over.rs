@@ -11,6 +11,7 @@ use super::{ContainerError, Result, Running, at, own};
 use crate::artifact::{Artifact, Slice};
 use crate::frame;
 use crate::image::{Image, WORKSPACE};
+use crate::sandbox::descriptors::{self, Counter};
 use crate::sandbox::init::wire::{Command, Files, OwnLimits, Source};
 use crate::sandbox::streams::{self, Feed, Forward, Inlet, Links, Outlet, Whole};
 use crate::sandbox::workspace::Workspace;
@@ -131,14 +132,17 @@ impl Running {
         follow.into_iter().try_for_each(|bytes| frame::send_all(&self.control, bytes))
     }
 
-    /// Sends the command with its descriptors, which are then the task's alone.
-    pub fn hand_over(&self, task: Task<Artifact>, replaced: Vec<(u8, OwnedFd)>) {
+    /// Sends the command with its descriptors, which are then the task's alone; the counter of those that it opens, if they are to be
+    /// counted.
+    pub fn hand_over(&self, task: Task<Artifact>, replaced: Vec<(u8, OwnedFd)>) -> Option<Counter> {
+        let counted = task.limits.count_descriptors.then_some(task.limits.file_descriptors);
         let places = replaced.iter().map(|(place, _)| *place).collect();
         let processors = self.chosen.processors.clone();
         let command = Command { processors, ..command(task, &self.image, self.group.enforces(), places) };
-        let descriptors: Vec<BorrowedFd<'_>> = replaced.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
+        let brought: Vec<BorrowedFd<'_>> = replaced.iter().map(|(_, descriptor)| descriptor.as_fd()).collect();
         // A process that cannot take it any more has come to an end, which the watch sees.
-        let _ = frame::send_with(&self.commands, &command, &descriptors);
+        let _ = frame::send_with(&self.commands, &command, &brought);
+        counted.and_then(|limit| Some(Counter::new(descriptors::receive(&self.commands)?, limit)))
     }
 }
 
@@ -158,6 +162,7 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
         path: own_path.unwrap_or_else(|| image.path.clone()),
         directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
         file_descriptors: task.limits.file_descriptors,
+        count_descriptors: task.limits.count_descriptors,
         of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
         // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
         cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,

@@ -53,10 +53,12 @@ impl Running {
         }
         feed.into_iter().for_each(|feed| watch.feed(feed));
         watch.hold(links);
-        self.hand_over(task, replaced);
+        if let Some(counter) = self.hand_over(task, replaced) {
+            watch.count(counter);
+        }
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
         let times = Times { ordered, finished: Instant::now() };
-        let (mut kept, file_descriptors) = (watch.take_output(), watch.file_descriptors());
+        let (mut kept, descriptors) = (watch.take_output(), watch.file_descriptors());
         let figures = self.figures(before, &ended);
         let out_of_memory = figures.as_ref().map(|figures| figures.out_of_memory).unwrap_or_default();
         if !ended.started && out_of_memory.kills == 0 {
@@ -78,7 +80,7 @@ impl Running {
         };
         let is_machines = out_of_memory.kills > 0 && !out_of_memory.is_own;
         let fault = is_machines.then_some(ContainerError::MachineOutOfMemory);
-        let report = self.report(&limits, before, (ended, kept), (file_descriptors, figures), times);
+        let report = self.report(&limits, before, (ended, kept), (descriptors, figures), times);
         match taken {
             Ok(taken) => Ok(Told { report, taken, fault }),
             // The command has run, but nobody can have what it left.
@@ -110,7 +112,7 @@ impl Running {
         limits: &Limits,
         before: &Baseline,
         (ended, kept): (Ended, Kept),
-        (file_descriptors, figures): (u64, Figures),
+        ((file_descriptors, refused), figures): ((u64, bool), Figures),
         times: Times,
     ) -> Report {
         let Figures { out_of_memory, measured: after, io } = figures;
@@ -124,11 +126,7 @@ impl Running {
             merged,
             written,
             usage,
-            hits: Hits {
-                processes: after.forks_refused > 0,
-                file_descriptors: file_descriptors >= limits.file_descriptors,
-                output: exceeded,
-            },
+            hits: Hits { processes: after.forks_refused > 0, file_descriptors: refused, output: exceeded },
             timings: Timings {
                 setup: nanos(ended.started_at.saturating_duration_since(times.ordered)),
                 run: usage.wall_time,

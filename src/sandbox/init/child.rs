@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
@@ -73,7 +73,7 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     if let Err(errno) = run_on(&command.processors) {
         return at(Step::Limits)(errno.into());
     }
-    let Command { argv, env, path, is_own_path, directory, .. } = command;
+    let Command { argv, env, path, is_own_path, directory, count_descriptors: is_counted, .. } = command;
     // As the user, who may not enter every directory.
     if let Err(errno) = chdir(directory.as_str()) {
         return at(Step::Directory)(errno.into());
@@ -81,6 +81,9 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     let candidates = candidates(argv.first().map_or("", String::as_str), &path);
     let argv = strings(argv);
     let env = strings(env.into_iter().map(|(name, value)| format!("{name}={value}")));
+    if is_counted && let Err(error) = count_descriptors(&commands) {
+        return at(Step::Seccomp)(error);
+    }
     let set_up = nanoseconds(ClockId::ProcessCPUTime).saturating_sub(ready);
     let used = kernel::used_by_itself();
     notify(control, Notice::Started { at: nanoseconds(ClockId::Monotonic), set_up, used });
@@ -89,6 +92,12 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     let searched = (is_own_path && !argv.first().is_some_and(has_slash)).then_some(searched);
     let _ = frame::send(&commands, &unrunnable::explain(&candidates, searched, failure.errno));
     failure
+}
+
+/// From here on the runner looks at each call that takes a descriptor.
+fn count_descriptors(commands: &UnixStream) -> io::Result<()> {
+    let listener = Filter::of_descriptors().load_with_listener()?;
+    frame::send_batch(commands, &[listener.as_fd()])
 }
 
 fn has_slash(command: &CString) -> bool {
@@ -203,8 +212,10 @@ fn both(value: u64) -> Rlimit {
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
-/// Sets a limit, and sees that the kernel has it.
-fn enforce(resource: Resource, wanted: Rlimit) -> io::Result<()> {
+/// Sets a limit, and sees that the kernel has it. The largest number is the kernel's word for none (RLIM_INFINITY).
+fn enforce(resource: Resource, Rlimit { current, maximum }: Rlimit) -> io::Result<()> {
+    let finite = |limit: Option<u64>| limit.filter(|&limit| limit != libc::RLIM_INFINITY);
+    let wanted = Rlimit { current: finite(current), maximum: finite(maximum) };
     setrlimit(resource, wanted)?;
     if getrlimit(resource) == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }

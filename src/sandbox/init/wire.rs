@@ -13,7 +13,7 @@
 //!   │ ◀──────────── Exited ──────── │ ◀──────────────── exit ──────── ┘
 //!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
-//! Files are sent only if there are any; what is large comes as a descriptor, and so does what is to be the command's standard
+//! A task whose descriptors are counted sends a listener for that before *Started*. Files are sent only if there are any; what is large comes as a descriptor, and so does what is to be the command's standard
 //! input or output in place of the container's own. The end of the runner's side of the init's socket tells it to end everything at once.
 
 use rustix::time::{ClockId, clock_gettime};
@@ -47,6 +47,8 @@ pub struct Command {
     /// Where it starts.
     pub directory: String,
     pub file_descriptors: u64,
+    /// Whether to load the filter by which they are counted, and to send its listener.
+    pub count_descriptors: bool,
     /// Seconds; the kernel's own stop behind the runner's watch.
     pub cpu_seconds: u64,
     /// Where no group holds the container to them.

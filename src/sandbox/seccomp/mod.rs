@@ -23,9 +23,12 @@ mod front;
 mod program;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
 
 use seccompiler::BpfProgram;
 
+use super::{descriptors, kernel};
 use program::{Rule, compile};
 
 /// The compiled filter.
@@ -44,6 +47,21 @@ impl Filter {
     /// The one of the HTTP process.
     pub fn of_the_front() -> Self {
         Self(compile(&front::rules(), &Rule::Answer(libc::EPERM)))
+    }
+
+    /// One in which every call that takes a descriptor waits for whoever has the listener.
+    pub fn of_descriptors() -> Self {
+        let mut rules: BTreeMap<u32, Rule> = descriptors::calls().map(|number| (number as u32, Rule::Wait)).collect();
+        rules.insert(libc::SYS_fcntl as u32, one_of(1, &descriptors::COPIES, Rule::Wait, Rule::Allow));
+        Self(compile(&rules, &Rule::Allow))
+    }
+
+    /// Loads the filter beside those there are, and returns its listener (seccomp_unotify(2)).
+    ///
+    /// # Errors
+    /// seccomp(2)'s.
+    pub fn load_with_listener(&self) -> io::Result<OwnedFd> {
+        kernel::load_filter_with_listener(&self.0)
     }
 
     /// Loads the filter into the calling thread, for it and everything it becomes. Sets no_new_privs.

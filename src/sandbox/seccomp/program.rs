@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use libc::{
     BPF_ABS, BPF_JA, BPF_JEQ, BPF_JGE, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW,
-    SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS,
+    SECCOMP_RET_ERRNO, SECCOMP_RET_KILL_PROCESS, SECCOMP_RET_USER_NOTIF,
 };
 use seccompiler::{BpfProgram, sock_filter};
 
@@ -29,6 +29,8 @@ pub enum Rule {
     Allow,
     /// It does nothing and answers so; 0 is success.
     Answer(i32),
+    /// It waits until whoever has the filter's listener lets it go on.
+    Wait,
     /// By whether the argument is one of the values.
     OneOf {
         argument: u8,
@@ -87,6 +89,7 @@ fn decide(rule: &Rule) -> BpfProgram {
     match rule {
         Rule::Allow => vec![instruction(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)],
         Rule::Answer(errno) => vec![instruction(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | (*errno as u32 & 0xffff))],
+        Rule::Wait => vec![instruction(BPF_RET | BPF_K, SECCOMP_RET_USER_NOTIF)],
         Rule::OneOf { argument, values, then, otherwise } => {
             let tests: Vec<_> = values.iter().map(|&value| jump(BPF_JEQ, value, 0, 0)).collect();
             with_argument(*argument, branch(&tests, decide(then), decide(otherwise)))

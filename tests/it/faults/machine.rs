@@ -96,18 +96,18 @@ fn the_logs_level_changes_with_the_configuration() {
     eventually("requests are told again", is_told);
 }
 
-/// Starts a server whose data directory is a file system of its own, of this size; what else is done to it first.
+/// Starts a server whose data directory is a file system of its own, of this size (tmpfs(5)); what else is done to it first.
 fn server_on(size: &str, then: &str) -> Server {
     let preparation = format!(
         "mkdir -p \"$FABER_DATA_DIR\" && exec unshare --mount bash -c '
-         mount -t tmpfs -o mode=755,size={size} none \"$FABER_DATA_DIR\" && {then} exec \"$@\"' bash \"$@\""
+         mount -t tmpfs -o mode=755,{size} none \"$FABER_DATA_DIR\" && {then} exec \"$@\"' bash \"$@\""
     );
     Server::start_after(&preparation, &["--open-mode"], &[("FABER_RATE_LIMIT__ENABLED", "false")])
 }
 
 #[test]
 fn a_full_disk_is_told_and_forgotten_when_there_is_room_again() {
-    let server = server_on("2m", "");
+    let server = server_on("size=2m", "");
     let put = |bytes: &[u8]| server.send("PUT", "/blobs", bytes, &[]);
     let small = put(b"small").json()["blob"].as_str().unwrap().to_owned();
     let answer = put(&[7; 3 << 20]);
@@ -124,8 +124,37 @@ fn a_full_disk_is_told_and_forgotten_when_there_is_room_again() {
 }
 
 #[test]
+fn a_disk_without_inodes_is_told_and_forgotten_when_there_are_some_again() {
+    let server = server_on("size=64m,nr_inodes=400", "");
+    let mut kept = Vec::new();
+    let refused = loop {
+        let answer = server.send("PUT", "/blobs", format!("blob {}", kept.len()).as_bytes(), &[]);
+        match answer.status {
+            201 if kept.len() < 400 => kept.push(answer.json()["blob"].as_str().unwrap().to_owned()),
+            _ => break answer,
+        }
+    };
+    assert_eq!(refused.status, 507, "after {} blobs: {}", kept.len(), refused.text);
+    assert!(refused.text.contains("disk is full"), "{}", refused.text);
+    println!("{} blobs had an inode", kept.len());
+    for (number, blob) in kept.iter().enumerate() {
+        assert_eq!(server.blob(blob), format!("blob {number}").as_bytes());
+    }
+    // Tasks need none, what they give back as a blob does.
+    assert_eq!(server.shell("echo still"), "still");
+    let output =
+        json!({ "command": "bash", "args": ["-c", "head -c 3000000 /dev/zero > big; echo said"], "outputs": ["big"] });
+    let result = server.run(output.clone());
+    assert_eq!(result["stdout"], "said\n", "{result}");
+    assert!(result["omitted_outputs"]["files"]["big"].is_string(), "{result}");
+    assert_eq!(server.send("DELETE", &format!("/blobs/{}", kept[0]), b"", &[]).status, 204);
+    let result = server.run(output);
+    assert!(result["files"]["big"]["blob"].is_string(), "{result}");
+}
+
+#[test]
 fn a_data_directory_that_cannot_be_written_costs_blobs_and_nothing_else() {
-    let server = server_on("1m", "mount -o remount,ro \"$FABER_DATA_DIR\" &&");
+    let server = server_on("size=1m", "mount -o remount,ro \"$FABER_DATA_DIR\" &&");
     assert_eq!(server.shell("echo up"), "up");
     let answer = server.send("PUT", "/blobs", b"x", &[]);
     assert!(answer.status >= 500 && answer.json()["error"].is_string(), "{} {}", answer.status, answer.text);
