@@ -85,7 +85,7 @@ pub fn build(order: &Order, slot: &mut Slot, cancel: BorrowedFd<'_>) -> Result<(
         Start::Scratch => {}
     }
     let mut steps = Steps::new(&mut workshop, order, cancel);
-    registries::install(&mut steps, &order.additions, &pins, &mut lock)?;
+    registries::install(&mut steps, &order.additions, &for_the_build, &pins, &mut lock)?;
     place::files(steps.workshop(), &order.additions.copied)?;
     for script in &order.additions.run {
         let name = script.lines().next().unwrap_or_default();

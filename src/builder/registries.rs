@@ -31,9 +31,17 @@ pub fn installers(additions: &Additions) -> Vec<&'static str> {
     programs.into_iter().filter_map(|(is_needed, package)| is_needed.then_some(package)).collect()
 }
 
-/// Installs them all, in the versions of `pins` where they are pinned, and puts what it took into `lock`.
-pub fn install(steps: &mut Steps<'_, '_>, additions: &Additions, pins: &Lock, lock: &mut Lock) -> Result<()> {
+/// Installs them all, in the versions of `pins` where they are pinned, and puts what it took into `lock`. The Debian packages
+/// `for_the_build` go again.
+pub fn install(
+    steps: &mut Steps<'_, '_>,
+    additions: &Additions,
+    for_the_build: &[String],
+    pins: &Lock,
+    lock: &mut Lock,
+) -> Result<()> {
     if !additions.pip.is_empty() {
+        hide(steps, for_the_build)?;
         lock.pip = pip(steps, &additions.pip, &pins.pip)?;
     }
     if !additions.npm.is_empty() {
@@ -71,6 +79,18 @@ struct PipDownload {
 #[derive(Deserialize)]
 struct PipArchive {
     hashes: BTreeMap<String, String>,
+}
+
+/// Python packages of Debian's that will go again must not be taken for installed: pip would leave them out where another needs
+/// them. It goes by the directories that say so.
+fn hide(steps: &mut Steps<'_, '_>, packages: &[String]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let script = r#"dpkg-query --listfiles "$@" | grep -E '\.(dist|egg)-info$' | xargs -r -d '\n' rm -rf --"#;
+    let command = ["sh", "-c", script, "sh"].into_iter().chain(packages.iter().map(String::as_str));
+    steps.run("hiding what installs packages", &command.collect::<Vec<_>>())?;
+    Ok(())
 }
 
 /// Wheels only: what has to be compiled would not be the same twice.

@@ -188,7 +188,7 @@ fn order(
     resources: Resources,
 ) -> Order {
     let start = match (&definition.base, base) {
-        (Base::Debian(suite), _) => Start::Debian { suite: suite.clone(), packages: definition.packages.clone() },
+        (Base::Debian(suite), _) => Start::Debian { suite: suite.clone(), packages: definition.debian_packages() },
         (_, Some(base)) => Start::Tree(base.rootfs.clone()),
         (_, None) => Start::Scratch,
     };

@@ -17,6 +17,9 @@ use crate::task::{Content, Digest, FileRequest, ImageName, ResourceLimits, Statu
 
 /// The file in an image's directory.
 pub const FILE: &str = "image.toml";
+/// What wheels may take for granted of a machine (PEP 600, manylinux_2_28) and Debian's essential packages lack, as Debian's
+/// packages. Without what is for a screen: X11, OpenGL, GLib.
+const FOR_WHEELS: [&str; 4] = ["libatomic1", "libexpat1", "libstdc++6", "zlib1g"];
 /// Definitions that extend each other: longer chains are a mistake, most likely a circle.
 const FAMILY: usize = 8;
 
@@ -249,6 +252,15 @@ impl Definition {
         code.map(|test| format!("test {:?} has code, but there is no [language] to run it", test.name))
     }
 
+    /// The Debian packages that it asks for, and those that wheels take for granted, where it has any.
+    pub fn debian_packages(&self) -> Vec<Package> {
+        let wheels = if self.additions.pip.is_empty() { &[][..] } else { &FOR_WHEELS };
+        let wheels = wheels.iter().filter_map(|name| Package::try_from((*name).to_owned()).ok());
+        let mut all = self.packages.clone();
+        all.extend(wheels.filter(|package| !self.packages.contains(package)));
+        all
+    }
+
     /// Whether it came with Faber's package.
     pub fn is_packaged(&self) -> bool {
         self.directory.starts_with(PACKAGED)
@@ -256,8 +268,8 @@ impl Definition {
 
     /// Over everything that decides what is built. Tests do not.
     pub fn digest(&self) -> Digest {
-        let Self { name, description, base, packages, additions, path, workdir, user, env, limits, language, .. } =
-            self;
+        let Self { name, description, base, additions, path, workdir, user, env, limits, language, .. } = self;
+        let packages = self.debian_packages();
         let Additions { pip, npm, cargo, copied, run } = additions;
         let copied: Vec<_> = copied.iter().map(|file| (&file.to, file.mode, &file.digest)).collect();
         let sources = format!("{base:?} {packages:?} {pip:?} {npm:?} {cargo:?} {copied:?} {run:?}");
@@ -472,6 +484,18 @@ mod tests {
         refused("name = 'y'\ndescription = ''", "another name");
         refused(&format!("{start}[[test]]\nname = 'a'"), "needs either code or command");
         refused(&format!("{start}[[test]]\nname = 'a'\ncode = ''"), "no [language]");
+    }
+
+    #[test]
+    fn a_definition_with_wheels_has_what_they_take_for_granted() {
+        let read = |more: &str| {
+            let text = format!("name = 'x'\ndescription = ''\npackages = ['zlib1g', 'a']\n{more}");
+            let definition =
+                toml::from_str::<Written>(&text).unwrap().complete(Path::new("/"), Vec::new(), None).unwrap();
+            definition.debian_packages().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(read(""), ["zlib1g", "a"]);
+        assert_eq!(read("pip = ['numpy']"), ["zlib1g", "a", "libatomic1", "libexpat1", "libstdc++6"]);
     }
 
     #[test]

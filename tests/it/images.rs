@@ -394,6 +394,35 @@ command = ["sh", "-c", "for program in pip npm cargo; do ! command -v $program |
     assert_eq!(images.list(), before, "the same bit for bit");
 }
 
+/// NumPy's is in C++, and links the machine's library; what it extends has none. And what a package needs is there too when
+/// Debian's pip, which goes again, had brought it.
+#[test]
+fn wheels_find_the_libraries_that_they_take_for_granted() {
+    let images = Images::new();
+    images.define("snake", "name = 'snake'\ndescription = ''\npackages = ['python3']\n");
+    images.define(
+        "numbers",
+        r#"
+name = "numbers"
+description = ""
+extends = "snake"
+pip = ["numpy", "deprecation"]
+[[test]]
+name = "packaging, of which deprecation is made"
+command = ["python3", "-c", "import deprecation; print(deprecation.version.__name__)"]
+stdout = "packaging.version\n"
+[[test]]
+name = "numpy"
+command = ["python3", "-c", "import numpy; print(numpy.arange(4).sum())"]
+stdout = "6\n"
+"#,
+    );
+    let built = images.faber(&["build", "numbers"]);
+    assert!(built.status.success(), "{}", text(&built.stdout));
+    let tested = images.faber(&["test", "numbers"]);
+    assert!(tested.status.success(), "{}", text(&tested.stdout));
+}
+
 /// The processes that were started with this store, and have not changed their environment since.
 fn processes_of(images: &Images) -> Vec<String> {
     let marker = format!("FABER_DATA_DIR={}", images.data_dir().display());
