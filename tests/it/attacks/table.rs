@@ -127,7 +127,7 @@ impl Attack {
 
     fn limits(&self) -> Value {
         let mut limits = json!({
-            "memory_limit": 256 << 20, "cpu_time_limit": 10 * SECOND, "wall_time_limit": 20 * SECOND,
+            "memory_limit": 256 << 20, "cpu_time_limit": 10 * SECOND, "wall_time_limit": 60 * SECOND,
             "max_processes": 10, "max_file_descriptors": 100, "max_output_size": 64 << 10,
         });
         limits.as_object_mut().unwrap().extend(self.limits.clone());
