@@ -109,6 +109,8 @@ struct SlotKeeper {
     name: String,
     runner: Option<(Child, Instant)>,
     restart: Restart,
+    /// Something of a dead runner's is still there, under the names that the next one will give.
+    has_remains: bool,
 }
 
 /// What a wait ended with.
@@ -132,8 +134,9 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
     let front_ids = UidRange::claim(&instance.claims_of_ids())?;
     let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
     let blobs = open_blobs(&plan.runner.data_dir, &front_ids);
-    let slots =
-        (0..plan.slots).map(|n| SlotKeeper { name: format!("s{n}"), runner: None, restart: Restart::new() }).collect();
+    let slots = (0..plan.slots)
+        .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, restart: Restart::new(), has_remains: false })
+        .collect();
     let mut keeper = Keeper {
         plan,
         listener: Some(listener),
@@ -237,6 +240,10 @@ impl Keeper {
     fn start_runner(&mut self, index: usize) -> Result<()> {
         let Some(front) = &mut self.front else { return Ok(()) };
         let slot = &mut self.slots[index];
+        if slot.has_remains {
+            self.instance.sweep_slot(&slot.name)?;
+            slot.has_remains = false;
+        }
         let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let setup = Setup {
             dir: self.instance.slot_dir(&slot.name),
@@ -265,7 +272,7 @@ impl Keeper {
                 true => tracing::debug!(slot = slot.name, ?delay, "a runner ended; another takes its place"),
                 false => tracing::warn!(slot = slot.name, %status, ?delay, "a runner ended; it will be restarted"),
             }
-            sweep(&self.instance, &slot.name);
+            slot.sweep(&self.instance);
         }
         let Some((status, lived)) = self.front.as_mut().and_then(Front::ended) else { return };
         self.front = None;
@@ -317,7 +324,7 @@ impl Keeper {
                 if ended {
                     slot.runner = None;
                     slot.restart.at_once();
-                    sweep(&self.instance, &slot.name);
+                    slot.sweep(&self.instance);
                 }
             }
             if self.slots.iter().all(|slot| slot.runner.is_none()) {
@@ -395,10 +402,20 @@ fn open_blobs(data_dir: &Path, front: &UidRange) -> Option<Shared> {
         .ok()
 }
 
-/// What cannot be removed now stands in the log, and goes with the next start.
-fn sweep(instance: &Instance, slot: &str) {
-    if let Err(error) = instance.sweep_slot(slot) {
-        tracing::warn!(slot, error = chain(&error), "a dead runner's remains cannot be removed yet");
+impl SlotKeeper {
+    /// What cannot be removed now stands in the log, and goes before the next start.
+    fn sweep(&mut self, instance: &Instance) {
+        self.has_remains = true;
+        match instance.sweep_slot(&self.name) {
+            Ok(()) => self.has_remains = false,
+            Err(error) => {
+                tracing::warn!(
+                    slot = self.name,
+                    error = chain(&error),
+                    "a dead runner's remains cannot be removed yet"
+                );
+            }
+        }
     }
 }
 

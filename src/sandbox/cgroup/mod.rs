@@ -331,7 +331,7 @@ impl Tree {
 
     /// The instances that have groups here, alive or not.
     pub fn instances(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.tops().iter().flat_map(|top| directories(top)).collect();
+        let mut names: Vec<String> = self.tops().iter().filter_map(|top| directories(top).ok()).flatten().collect();
         names.retain(|name| name != EMPTY);
         names.sort();
         names.dedup();
@@ -343,7 +343,7 @@ impl Tree {
     pub fn sweep(&self, instance: &str, prefix: &str) -> Result<()> {
         for top in self.tops() {
             let dir = top.join(instance);
-            for name in directories(&dir).iter().filter(|name| name.starts_with(prefix)) {
+            for name in directories(&dir)?.iter().filter(|name| name.starts_with(prefix)) {
                 kill_all(&dir.join(name));
                 remove_group(&dir.join(name))?;
             }
@@ -429,13 +429,14 @@ fn found(dir: &Path) -> io::Result<Option<File>> {
     Ok(is_there.then_some(lock))
 }
 
-fn directories(dir: &Path) -> Vec<String> {
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
-        .collect()
+/// Those in a directory; none where it is not there.
+fn directories(dir: &Path) -> Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(|source| CgroupError::Read { path: dir.to_owned(), source })?,
+    };
+    let directories = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    Ok(directories.filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
 /// SIGKILL to every process of a group of ours; a process that cannot be ended now is seen again by the removal.
