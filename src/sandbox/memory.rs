@@ -61,7 +61,7 @@ impl MemoryWatch {
             return false;
         }
         let Ok(memory) = group.memory() else { return false };
-        match self.judge(memory, available(), Instant::now()) {
+        match self.judge(memory, available, Instant::now()) {
             Verdict::Fine => false,
             Verdict::Room(room) => {
                 if group.widen(self.limit + room).is_ok() {
@@ -78,7 +78,8 @@ impl MemoryWatch {
         charged >= limit - limit / 16
     }
 
-    fn judge(&mut self, memory: Memory, available: u64, now: Instant) -> Verdict {
+    /// `available` is asked only when room is to be given.
+    fn judge(&mut self, memory: Memory, available: impl FnOnce() -> u64, now: Instant) -> Verdict {
         let own = memory.own;
         self.most = self.most.max(own);
         if self.room > 0 && own > self.limit + leeway(self.limit) {
@@ -91,7 +92,7 @@ impl MemoryWatch {
         }
         // Twice what came back: it is still to come.
         let wanted = (2 * back * PAGE).max(LEAST_ROOM).min(MOST_ROOM - self.room);
-        if wanted > 0 && wanted <= available / PART {
+        if wanted > 0 && wanted <= available() / PART {
             self.thrashing = None;
             return Verdict::Room(self.room + wanted);
         }
@@ -165,7 +166,7 @@ mod tests {
     fn who_reads_again_what_did_not_fit_is_given_room() {
         let mut watch = MemoryWatch::new(64 * MIB);
         let now = Instant::now();
-        let plenty = 8 << 30;
+        let plenty = || 8 << 30;
         assert_eq!(watch.judge(memory(40, 23, 0), plenty, now), Verdict::Fine);
         assert_eq!(watch.judge(memory(40, 5, 900), plenty, now), Verdict::Fine, "far from its limit");
         assert_eq!(watch.judge(memory(40, 24, 910), plenty, now), Verdict::Room(4 * MIB));
@@ -182,13 +183,13 @@ mod tests {
         let mut watch = MemoryWatch::new(64 * MIB);
         let now = Instant::now();
         let later = now + PATIENCE;
-        assert_eq!(watch.judge(memory(40, 24, 1), MIB, now), Verdict::Fine);
-        assert_eq!(watch.judge(memory(40, 24, PAGES), MIB, later), Verdict::Exceeded);
+        assert_eq!(watch.judge(memory(40, 24, 1), || MIB, now), Verdict::Fine);
+        assert_eq!(watch.judge(memory(40, 24, PAGES), || MIB, later), Verdict::Exceeded);
         // Now and then a page is not thrashing.
         let mut watch = MemoryWatch::new(64 * MIB);
-        assert_eq!(watch.judge(memory(40, 24, 1), MIB, now), Verdict::Fine);
-        assert_eq!(watch.judge(memory(40, 24, 100), MIB, later), Verdict::Fine);
-        assert_eq!(watch.judge(memory(40, 24, 100 + PAGES), MIB, later + PATIENCE / 2), Verdict::Fine);
+        assert_eq!(watch.judge(memory(40, 24, 1), || MIB, now), Verdict::Fine);
+        assert_eq!(watch.judge(memory(40, 24, 100), || MIB, later), Verdict::Fine);
+        assert_eq!(watch.judge(memory(40, 24, 100 + PAGES), || MIB, later + PATIENCE / 2), Verdict::Fine);
     }
 
     #[test]

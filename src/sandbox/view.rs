@@ -53,8 +53,7 @@ pub struct View {
 
 impl View {
     /// Makes it in the directory `dir`, which is not there yet, with what the machine says now and how groups in `tree` are
-    /// shown. `processors` is the file by which
-    /// all runners share them out, `cpus` what each container may use of them at once.
+    /// shown. `processors` is the file by which all runners share them out, `cpus` what each container may use of them at once.
     ///
     /// # Errors
     /// What making files and mounts fails with.
@@ -88,22 +87,21 @@ impl View {
         Ok(view)
     }
 
-    /// Shows it in a root file system, in a directory that is no link. False where there is none.
+    /// Shows it in a root file system, in a directory that is no link; not where there is none.
     ///
     /// # Errors
     /// mount_setattr(2)'s and move_mount(2)'s.
-    pub fn show(&self, root: &Path) -> io::Result<bool> {
+    pub fn show(&self, root: &Path) -> io::Result<()> {
         let root = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let no_link = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let Ok(place) = openat(&root, SYS, no_link, Mode::empty()) else { return Ok(false) };
+        let Ok(place) = openat(&root, SYS, no_link, Mode::empty()) else { return Ok(()) };
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
         let tree = open_tree(rustix::fs::CWD, &self.dir, flags)?;
         const SEALED: u64 =
             libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
         kernel::mount_setattr(rustix::fd::AsFd::as_fd(&tree), SEALED, None)?;
         let both = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-        move_mount(&tree, "", &place, "", both)?;
-        Ok(true)
+        Ok(move_mount(&tree, "", &place, "", both)?)
     }
 
     /// Tells of a task's limits, and chooses its processors.

@@ -194,16 +194,16 @@ const ELSEWHERE: &str = r#"exec unshare --mount bash -c 'mount -t tmpfs none /ru
 #[test]
 fn fabers_that_share_control_groups_and_nothing_else_leave_each_other_alone() {
     let mut first = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
-    let client = ask(&first, json!([sleep("8.1"), sleep("8.1")]));
-    eventually("the tasks run", || running(&["sleep", "8.1"]).len() == 2);
+    let client = ask(&first, json!([sleep("25.1"), sleep("25.1")]));
+    eventually("the tasks run", || running(&["sleep", "25.1"]).len() == 2);
     let second = Server::start_after(ELSEWHERE, &["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
-    let other = ask(&second, json!([sleep("8.2"), sleep("8.2")]));
-    eventually("the other's run", || running(&["sleep", "8.2"]).len() == 2);
+    let other = ask(&second, json!([sleep("25.2"), sleep("25.2")]));
+    eventually("the other's run", || running(&["sleep", "25.2"]).len() == 2);
     let user = |pid: i32| {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap().to_owned()
     };
-    let tasks = [running(&["sleep", "8.1"]), running(&["sleep", "8.2"])].concat();
+    let tasks = [running(&["sleep", "25.1"]), running(&["sleep", "25.2"])].concat();
     let mut users: Vec<String> = tasks.into_iter().map(user).collect();
     users.sort();
     users.dedup();
