@@ -5,9 +5,11 @@
 //!   │                  └─ its init is gone ──(delay, or a task)──> empty
 //!   └─ create fails: Notice::Failed, and the process ends (libcontainer leaks with each failure)
 //! ```
+//! After a task of a request of which more wait it is a cell of that request's own container that is created next ([`sharing`]).
 //! One poll at a time, blocking throughout: libcontainer forks without exec, which a threaded process must not.
 //! What it forks inherits nothing that speaks: there is no tracing subscriber here, faults travel to the front.
 
+mod sharing;
 pub mod wire;
 
 use std::fs::File;
@@ -27,7 +29,8 @@ use crate::restart::Restart;
 use crate::sandbox::confine::keep_what_containers_take;
 use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
 use crate::task::{Groups, ImageId, Limits, Report, Taken, Task};
-use wire::{Notice, Order, Pipes, Setup};
+use sharing::Shared;
+use wire::{Notice, Order, Pipes, Setup, Sharing};
 
 /// How long a step that has no end of its own may take: libcontainer's create and start have none. SIGALRM then ends the
 /// process, and the keeper sweeps what it left.
@@ -73,6 +76,8 @@ struct Runner {
     waiting: Vec<Waiting>,
     /// How many may.
     most: usize,
+    /// Containers of requests with many tasks.
+    shared: Shared,
     /// What the next container is made of.
     image: ImageId,
     /// What it is made of when that is not there any more.
@@ -109,8 +114,8 @@ impl Runner {
         keep_what_containers_take().map_err(at("give up capabilities"))?;
         // Without groups the processes of all that is the slot's are counted together.
         let most = if resources.groups == Groups::Used { IMAGES } else { 1 };
-        let waiting = Vec::new();
-        Ok(Self { slot, waiting, most, image: image.clone(), default_image: image, max: max.clone() })
+        let (waiting, shared) = (Vec::new(), Shared::default());
+        Ok(Self { slot, waiting, most, shared, image: image.clone(), default_image: image, max: max.clone() })
     }
 
     fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
@@ -120,7 +125,12 @@ impl Runner {
         loop {
             // One is to wait for the like of what came last.
             let is_short = !self.waiting.iter().any(|waiting| waiting.created.image() == self.image);
-            match wait(socket, &self.waiting, is_short.then(|| restart.due()))? {
+            let due = match self.shared.due() {
+                // Until then the next task is most likely its request's.
+                Some(over) => Some(over),
+                None => is_short.then(|| restart.due()),
+            };
+            match wait(socket, &self.waiting, due)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
                 Event::Order(Order::Cancel | Order::Go, _) => {}
@@ -128,13 +138,32 @@ impl Runner {
                 Event::InitGone(index) => {
                     restart.ended(self.waiting.remove(index).since.elapsed());
                 }
+                Event::Due if !self.shared.is_empty() => self.shared.let_go(),
                 Event::Due => self.refill()?,
-                Event::Order(Order::Run { task, pipes, hold }, fds) => {
-                    self.run(unpack(*task, pipes, fds)?, hold, socket)?;
-                    self.refill()?;
+                Event::Order(Order::Run { task, pipes, hold, sharing }, fds) => {
+                    let image = task.image.clone();
+                    let sharing = sharing.filter(|_| self.most > 1);
+                    self.run(unpack(*task, pipes, fds)?, (hold, sharing), socket)?;
+                    self.go_on(&image, sharing)?;
                     say(socket, &Notice::Ready)?;
                 }
             }
+        }
+    }
+
+    /// Has a cell wait for what comes next of the same request, or a container for anything.
+    fn go_on(&mut self, image: &ImageId, sharing: Option<Sharing>) -> Result<(), RunnerError> {
+        let _watchdog = Watchdog::set(STUCK);
+        match sharing {
+            // The image may be gone.
+            Some(Sharing { request, more: true }) if self.image == *image => {
+                Ok(self.shared.refill(&mut self.slot, request, image)?)
+            }
+            Some(Sharing { request, .. }) => {
+                self.shared.end(request);
+                self.refill()
+            }
+            None => self.refill(),
         }
     }
 
@@ -156,9 +185,12 @@ impl Runner {
         Ok(self.slot.create(&self.image)?)
     }
 
-    /// The container of an image that waits, or else one that is made now.
-    fn take(&mut self, image: &ImageId) -> Result<Created, RunnerError> {
+    /// The cell or the container of an image that waits, or else a container that is made now.
+    fn take(&mut self, image: &ImageId, sharing: Option<Sharing>) -> Result<Created, RunnerError> {
         self.image = image.clone();
+        if let Some(cell) = sharing.and_then(|Sharing { request, .. }| self.shared.take(request, image)) {
+            return Ok(cell);
+        }
         match self.waiting.iter().position(|waiting| waiting.created.image() == *image) {
             Some(index) => Ok(self.waiting.remove(index).created),
             None => self.create(),
@@ -169,14 +201,14 @@ impl Runner {
     fn run(
         &mut self,
         (task, links): (Task<Artifact>, Links),
-        hold: bool,
+        (hold, sharing): (bool, Option<Sharing>),
         socket: &UnixStream,
     ) -> Result<(), RunnerError> {
         if let Some(reason) = refusal(&task, &self.max) {
             return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
         }
         self.slot.expect(&task.limits);
-        let created = match self.take(&task.image) {
+        let created = match self.take(&task.image, sharing) {
             Ok(created) => created,
             // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
             Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {

@@ -39,14 +39,24 @@ pub struct Setup {
 /// From the front.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Order {
-    /// `hold`: say when it could start, and wait for the word.
+    /// `hold`: say when it could start, and wait for the word. `sharing`: when it is one of many of its request.
     Run {
         task: Box<Task<Data>>,
         pipes: Pipes,
         hold: bool,
+        sharing: Option<Sharing>,
     },
     Go,
     Cancel,
+}
+
+/// Tasks of one request that come to this runner one after the other: they may have a container in common, with a cell for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sharing {
+    /// A number that no other request has.
+    pub request: u64,
+    /// Whether another one of its tasks waits, of the same image.
+    pub more: bool,
 }
 
 /// Which standard descriptors are pipes to other tasks.

@@ -32,7 +32,7 @@ mod watch;
 mod workshop;
 mod workspace;
 
-pub use container::{ContainerError, Created, Ran, Remains};
+pub use container::{ContainerError, Created, Host, Ran, Remains};
 pub use ids::{IdError, UidRange};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use init::wire as init_wire;

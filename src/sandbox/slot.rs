@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::cgroup::{CgroupError, Cover, GroupLimits, Lack, Tree};
-use super::container::{ContainerError, Created};
+use super::container::{ContainerError, Created, Host};
 use super::ids::{IdError, UidRange};
 use super::init::{Masks, Purpose};
 use super::kernel;
@@ -169,9 +169,26 @@ impl Slot {
         image: Rc<Image>,
         purpose: Purpose,
     ) -> Result<Created, ContainerError> {
-        self.made += 1;
-        let name = format!("{}-{}", self.name, self.made);
+        let name = self.next_name();
         Created::create(self, &name, bundle, image, purpose, self.limits)
+    }
+
+    /// A container of the image for the tasks of one request.
+    pub fn host(&mut self, id: &ImageId) -> Result<Host, ContainerError> {
+        let (image, bundle) = self.bundle(id)?;
+        let name = self.next_name();
+        Host::create(self, &name, &bundle, image)
+    }
+
+    /// A cell of it, waiting for a task.
+    pub fn cell(&mut self, host: &Host) -> Result<Created, ContainerError> {
+        let name = self.next_name();
+        host.cell(self, &name, self.limits)
+    }
+
+    fn next_name(&mut self) -> String {
+        self.made += 1;
+        format!("{}-{}", self.name, self.made)
     }
 
     /// Who a container's user and group are on the machine.

@@ -28,7 +28,7 @@ pub const ROOTFS: &str = "rootfs";
 /// When a builder misses a field, which would be a mistake here.
 pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
     let (is_task, cwd, network) = match purpose {
-        Purpose::Task(_) => (true, WORKSPACE, Some(network)),
+        Purpose::Task(_) | Purpose::Cells(_) => (true, WORKSPACE, Some(network)),
         Purpose::BuildStep { .. } => (false, "/", None),
     };
     SpecBuilder::default()
@@ -92,7 +92,7 @@ fn namespaces(user: PathBuf, network: Option<PathBuf>) -> Result<Vec<LinuxNamesp
 /// more than one that is already there), what libcontainer puts devices into, and what a build step is shown of the machine.
 fn mounts(purpose: &Purpose) -> Result<Vec<Mount>, OciSpecError> {
     let files = match purpose {
-        Purpose::Task(_) => &[][..],
+        Purpose::Task(_) | Purpose::Cells(_) => &[][..],
         Purpose::BuildStep { files } => files,
     };
     let shown = files.iter().map(|(source, destination)| mount("bind", source, destination, "bind,ro,nosuid,nodev"));

@@ -629,6 +629,11 @@ pub fn readable_within(fd: &impl AsFd, patience: Duration) -> bool {
     wait(&mut [input(fd)], Some(patience)).is_ok_and(|ready| ready > 0)
 }
 
+/// Waits for the end of a process, which is what makes its pidfd readable (pidfd_open(2)).
+pub fn wait_for_end(process: &OwnedFd) {
+    while matches!(wait(&mut [input(process)], None), Ok(0)) {}
+}
+
 fn readable(fd: &impl AsFd) -> bool {
     let mut fds = [input(fd)];
     wait(&mut fds, Some(Duration::ZERO)).is_ok_and(|ready| ready > 0)

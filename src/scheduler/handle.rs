@@ -12,10 +12,11 @@ use tokio::sync::{oneshot, watch};
 use tracing::Instrument;
 
 use super::gate::Ticket;
+use super::sharing::{RunnerId, Share};
 use super::{Finished, Job, Piped, Scheduler, Submission};
 use crate::artifact::{Packed, Packing};
 use crate::frame;
-use crate::runner::wire::{Notice, Order, Pipes};
+use crate::runner::wire::{Notice, Order, Pipes, Sharing};
 use crate::task::{Outcome, Report};
 
 /// How long a runner may be silent beyond the task's own time.
@@ -24,15 +25,24 @@ const RUNNER_PATIENCE: Duration = Duration::from_secs(90);
 impl Scheduler {
     /// Gives tasks to the runner behind `socket` until that is closed, which a runner's end does.
     pub async fn drive(self: Arc<Self>, name: String, socket: std::os::unix::net::UnixStream) {
-        self.state().runners += 1;
-        match self.serve(&name, socket).await {
+        let runner = {
+            let mut state = self.state();
+            state.runners += 1;
+            state.number()
+        };
+        match self.serve(runner, &name, socket).await {
             Ok(()) => tracing::debug!(runner = name, "the runner is gone"),
             Err(error) => tracing::warn!(runner = name, %error, "the runner is lost"),
         }
-        self.state().runners -= 1;
+        let mut state = self.state();
+        state.runners -= 1;
+        state.sharing.lose(runner);
+        drop(state);
+        // What was left to it is for others now.
+        self.changed.notify_waiters();
     }
 
-    async fn serve(&self, name: &str, socket: std::os::unix::net::UnixStream) -> io::Result<()> {
+    async fn serve(&self, runner: RunnerId, name: &str, socket: std::os::unix::net::UnixStream) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let (incoming, mut orders) = UnixStream::from_std(socket)?.into_split();
         let mut notices = Notices { socket: incoming, buffer: Vec::new(), fds: Vec::new() };
@@ -45,20 +55,21 @@ impl Scheduler {
                 }
                 other => return self.ended(other.map(|(notice, _)| notice), name),
             }
-            let (job, place) = loop {
-                let (mut job, place) = tokio::select! {
+            let (job, share, place) = loop {
+                let (mut job, share, place) = tokio::select! {
                     biased;
                     // It ends when its socket does.
                     Ok(()) = renewed.changed() => return Ok(()),
-                    next = self.next() => next,
+                    next = self.next(runner) => next,
                     notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
                 };
                 // Whoever does not hear it waits no more, and was told that it never started.
                 if job.started.take().is_some_and(|started| started.send(()).is_ok()) {
-                    break (job, place);
+                    break (job, share, place);
                 }
             };
-            let Job { submission, mut reply, ticket, span, .. } = job;
+            let Job { submission, mut reply, ticket, span, request, .. } = job;
+            let sharing = share.map(|Share { more }| Sharing { request, more });
             let mut running = Running {
                 orders: &mut orders,
                 notices: &mut notices,
@@ -66,7 +77,7 @@ impl Scheduler {
                 name,
                 partner_failed: false,
             };
-            let (finished, ended) = running.run(submission, &mut reply, ticket).instrument(span).await;
+            let (finished, ended) = running.run(submission, sharing, &mut reply, ticket).instrument(span).await;
             if reply.send(finished).is_err_and(|finished| !matches!(finished.report.outcome, Outcome::Cancelled)) {
                 tracing::debug!(runner = name, "nobody waits for the report any more");
             }
@@ -106,12 +117,13 @@ impl Running<'_> {
     async fn run(
         &mut self,
         submission: Submission,
+        sharing: Option<Sharing>,
         reply: &mut oneshot::Sender<Finished>,
         ticket: Option<Ticket>,
     ) -> (Finished, io::Result<()>) {
         // The runner keeps the task's time, and has an alarm behind that. This is for one that is stopped, or stuck for good.
         let patience = Duration::from_nanos(submission.task.limits.wall_time) + RUNNER_PATIENCE;
-        let heard = tokio::time::timeout(patience, self.talk(submission, reply, ticket)).await;
+        let heard = tokio::time::timeout(patience, self.talk(submission, sharing, reply, ticket)).await;
         match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(Some((Notice::Report { report, taken, fault }, fds))) => {
                 if let Some(fault) = fault {
@@ -140,10 +152,11 @@ impl Running<'_> {
     async fn talk(
         &mut self,
         submission: Submission,
+        sharing: Option<Sharing>,
         reply: &mut oneshot::Sender<Finished>,
         ticket: Option<Ticket>,
     ) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
-        order(self.orders, submission, ticket.is_some()).await?;
+        order(self.orders, submission, sharing, ticket.is_some()).await?;
         let mut ticket = ticket;
         let mut cancelled = self.cancelled.clone();
         let given_up = async {
@@ -197,7 +210,12 @@ impl Running<'_> {
 }
 
 /// Sends the order for a task. Its descriptors are then the runner's alone, so that the ends of its pipes show.
-async fn order(socket: &mut OwnedWriteHalf, submission: Submission, hold: bool) -> io::Result<()> {
+async fn order(
+    socket: &mut OwnedWriteHalf,
+    submission: Submission,
+    sharing: Option<Sharing>,
+    hold: bool,
+) -> io::Result<()> {
     let Submission { task, pipes: Piped { stdin, outputs: [stdout, stderr] } } = submission;
     let mut packing = Packing::default();
     let task = task.try_map(|artifact| Ok::<_, std::convert::Infallible>(packing.pack(artifact)));
@@ -207,7 +225,7 @@ async fn order(socket: &mut OwnedWriteHalf, submission: Submission, hold: bool) 
     let ends: Vec<OwnedFd> =
         stdin.into_iter().chain([stdout, stderr].into_iter().flatten().map(|(pipe, _)| pipe)).collect();
     let fds: Vec<BorrowedFd<'_>> = packing.fds().into_iter().chain(ends.iter().map(AsFd::as_fd)).collect();
-    send_with(socket, &Order::Run { task: task.into(), pipes, hold }, &fds).await
+    send_with(socket, &Order::Run { task: task.into(), pipes, hold, sharing }, &fds).await
 }
 
 fn lost() -> Report {

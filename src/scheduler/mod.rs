@@ -10,9 +10,10 @@ mod gate;
 mod handle;
 mod queue;
 mod share;
+mod sharing;
 mod stall;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub use queue::Client;
 use queue::Queue;
 pub use share::Shares;
 use share::{Held, Ledger};
+use sharing::{RequestId, RunnerId, Share, Sharing};
 pub use stall::Stall;
 
 /// How long a client is asked to wait when there is no room for its tasks.
@@ -89,7 +91,18 @@ struct State {
     shares: Shares,
     runners: usize,
     /// Runners that wait for a task.
-    idle: usize,
+    idle: HashSet<RunnerId>,
+    sharing: Sharing,
+    /// Requests and runners that there have been.
+    numbers: u64,
+}
+
+impl State {
+    /// A number that nothing else has.
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
 }
 
 /// Tasks that start together; most units are one.
@@ -102,6 +115,7 @@ struct Unit {
 /// A task that was taken, on its way to a runner.
 struct Job {
     client: Client,
+    request: RequestId,
     submission: Submission,
     /// To be told that its turn has come.
     started: Option<oneshot::Sender<()>>,
@@ -157,6 +171,11 @@ impl Job {
     fn needs(&self) -> Held {
         Held::by(&self.submission.task.limits)
     }
+
+    /// Whether it is another task of the same request, in a container of the same image.
+    fn is_like(&self, other: &Self) -> bool {
+        self.request == other.request && self.submission.task.image == other.submission.task.image
+    }
 }
 
 /// Too many of the client's tasks wait: nothing of the request was taken.
@@ -185,6 +204,7 @@ pub struct Pending {
 pub struct Admission {
     scheduler: Arc<Scheduler>,
     client: Client,
+    request: RequestId,
     left: std::sync::atomic::AtomicUsize,
 }
 
@@ -228,7 +248,8 @@ impl Scheduler {
             return Err(Saturated { retry_after: RETRY_AFTER });
         }
         *state.promised.entry(client).or_default() += tasks;
-        Ok(Admission { scheduler: self.clone(), client, left: tasks.into() })
+        let request = state.number();
+        Ok(Admission { scheduler: self.clone(), client, request, left: tasks.into() })
     }
 
     /// Why so many tasks can never run together, if so.
@@ -280,13 +301,13 @@ impl Scheduler {
         }
     }
 
-    /// The next task whose turn it is, with its place. Waits for one.
-    async fn next(&self) -> (Job, Place<'_>) {
-        let _idle = Idle::enter(self);
+    /// The next task whose turn it is and that is for this runner, with its place. Waits for one.
+    async fn next(&self, runner: RunnerId) -> (Job, Option<Share>, Place<'_>) {
+        let _idle = Idle::enter(self, runner);
         loop {
             let changed = self.changed.notified();
             let stalled = !self.state().queue.is_empty() && self.stall.as_ref().is_some_and(Stall::is_over);
-            if let Some(taken) = self.take(stalled) {
+            if let Some(taken) = self.take(stalled, runner) {
                 return taken;
             }
             if stalled {
@@ -298,10 +319,11 @@ impl Scheduler {
     }
 
     /// While tasks stall one may begin only where none runs: so there is always an end to wait for.
-    fn take(&self, stalled: bool) -> Option<(Job, Place<'_>)> {
+    fn take(&self, stalled: bool, runner: RunnerId) -> Option<(Job, Option<Share>, Place<'_>)> {
         let mut state = self.state();
         if let Some(job) = state.handed_out.pop_front() {
-            return Some(self.place(job));
+            let (job, place) = self.place(job);
+            return Some((job, None, place));
         }
         if stalled && state.running.all().places > 0 {
             return None;
@@ -310,7 +332,7 @@ impl Scheduler {
         if first.is_given_up() {
             state.queue.retain(|unit| !unit.is_given_up());
         }
-        let Next { client, index, passed } = self.next_of(&state)?;
+        let Next { client, index, passed } = self.next_of(&state, runner)?;
         for (client, index) in passed {
             state.queue.get_mut(client, index).into_iter().for_each(|unit| unit.passed += 1);
         }
@@ -319,14 +341,27 @@ impl Scheduler {
         let mut jobs = unit.jobs.into_iter();
         let first = jobs.next()?;
         state.handed_out.extend(jobs);
-        if !state.handed_out.is_empty() {
-            self.changed.notify_waiters();
-        }
-        Some(self.place(first))
+        let share = match state.handed_out.is_empty() {
+            true => self.share_of(&mut state, &first, runner),
+            false => {
+                self.changed.notify_waiters();
+                None
+            }
+        };
+        let (job, place) = self.place(first);
+        Some((job, share, place))
+    }
+
+    /// Whether the task is to share a container with others of its request.
+    fn share_of(&self, state: &mut State, job: &Job, runner: RunnerId) -> Option<Share> {
+        let alone = state.queue.of(job.client).filter_map(|unit| <&[Job; 1]>::try_from(&unit.jobs[..]).ok());
+        let waiting = alone.take(SEEN).filter(|[other]| other.is_like(job)).count();
+        let idle = state.idle.iter().filter(|other| **other != runner).count();
+        state.sharing.take(runner, job.request, (waiting, idle), self.capacity.concurrency)
     }
 
     /// What can start now and is first of what can.
-    fn next_of(&self, state: &State) -> Option<Next> {
+    fn next_of(&self, state: &State, runner: RunnerId) -> Option<Next> {
         let Capacity { concurrency, slots, memory, .. } = self.capacity;
         let all = state.running.all();
         let mut passed = Vec::new();
@@ -341,6 +376,11 @@ impl Scheduler {
                 if unit.is_given_up() {
                     continue;
                 }
+                if let [job] = &unit.jobs[..]
+                    && !state.sharing.may_take(runner, job.request, concurrency, &state.idle)
+                {
+                    continue;
+                }
                 let needs = unit.needs();
                 if !state.running.allows(client, &share, needs) {
                     // Its own tasks are what it waits for: that is nobody else's affair.
@@ -352,7 +392,7 @@ impl Scheduler {
                 }
                 // Connected tasks can be more than may run at once: alone they may.
                 let has_place = all.places + needs.places <= concurrency || all.places == 0 && needs.places <= slots;
-                let has_room = all.memory.saturating_add(needs.memory) <= memory && needs.places <= state.idle;
+                let has_room = all.memory.saturating_add(needs.memory) <= memory && needs.places <= state.idle.len();
                 if has_room && (has_place || is_guest && needs.places == 1) {
                     return Some(Next { client, index, passed });
                 }
@@ -400,25 +440,25 @@ struct Next {
 }
 
 /// Counts a runner as idle while it lives.
-struct Idle<'a>(&'a Scheduler);
+struct Idle<'a>(&'a Scheduler, RunnerId);
 
 impl<'a> Idle<'a> {
-    fn enter(scheduler: &'a Scheduler) -> Self {
+    fn enter(scheduler: &'a Scheduler, runner: RunnerId) -> Self {
         let mut state = scheduler.state();
-        state.idle += 1;
+        state.idle.insert(runner);
         // Connected tasks may have waited for it.
         let awaited = !state.queue.is_empty();
         drop(state);
         if awaited {
             scheduler.changed.notify_waiters();
         }
-        Self(scheduler)
+        Self(scheduler, runner)
     }
 }
 
 impl Drop for Idle<'_> {
     fn drop(&mut self) {
-        self.0.state().idle -= 1;
+        self.0.state().idle.remove(&self.1);
     }
 }
 
@@ -442,6 +482,7 @@ impl Admission {
             let span = tracing::Span::current();
             jobs.push(Job {
                 client: self.client,
+                request: self.request,
                 submission,
                 started: Some(started),
                 reply,
@@ -475,7 +516,9 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         let left = self.left.load(std::sync::atomic::Ordering::Relaxed);
-        self.give_back(&mut self.scheduler.state(), left);
+        let mut state = self.scheduler.state();
+        self.give_back(&mut state, left);
+        state.sharing.end(self.request);
     }
 }
 

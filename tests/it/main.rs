@@ -3,6 +3,7 @@
 mod architecture;
 mod attacks;
 mod blobs;
+mod cells;
 mod cgroup2;
 mod clients;
 mod commands;

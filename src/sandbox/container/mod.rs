@@ -1,6 +1,7 @@
 //! One container from its making to its removal. The steps consume: what was run is never run again.
 
 mod hand_over;
+mod host;
 mod run;
 
 use std::cell::RefCell;
@@ -10,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libcontainer::container::Container;
 use libcontainer::container::builder::ContainerBuilder;
@@ -35,6 +36,7 @@ use crate::artifact::{Artifact, Spool};
 use crate::image::Image;
 use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task};
 use hand_over::Ready;
+pub use host::Host;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
@@ -96,7 +98,8 @@ struct Running {
     /// What it sees of its limits, and which processors it was given.
     view: Rc<RefCell<View>>,
     chosen: Chosen,
-    state: PathBuf,
+    /// libcontainer's, if it is one of its own and no cell.
+    state: Option<PathBuf>,
 }
 
 /// A task's end. Dropping `remains` removes the container; the caller may send the report first.
@@ -129,25 +132,32 @@ pub struct Remains(#[expect(dead_code, reason = "held for its Drop")] Running);
 struct InitProcess {
     pid: Pid,
     handle: OwnedFd,
-    reaped: bool,
+    /// Whether it is for this process to reap; a cell's is its host's.
+    is_child: bool,
+    ended: bool,
 }
 
 impl InitProcess {
     fn open(pid: Pid) -> io::Result<Self> {
-        Ok(Self { pid, handle: pidfd_open(pid, PidfdFlags::empty())?, reaped: false })
+        Ok(Self { pid, handle: pidfd_open(pid, PidfdFlags::empty())?, is_child: true, ended: false })
     }
 
     fn mounts(&self) -> io::Result<OwnedFd> {
         Ok(File::open(format!("/proc/{}/ns/mnt", self.pid.as_raw_nonzero()))?.into())
     }
 
-    /// Ends the init, and with it everything in its PID namespace, and reaps it.
+    /// Ends the init, and with it everything in its PID namespace, and waits for that.
     fn end(&mut self) {
-        if !self.reaped {
-            let _ = pidfd_send_signal(&self.handle, Signal::KILL);
-            let _ = waitpid(Some(self.pid), WaitOptions::empty());
-            self.reaped = true;
+        if self.ended {
+            return;
         }
+        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+        if self.is_child {
+            let _ = waitpid(Some(self.pid), WaitOptions::empty());
+        } else {
+            watch::wait_for_end(&self.handle);
+        }
+        self.ended = true;
     }
 }
 
@@ -163,6 +173,12 @@ impl Created {
     ) -> Result<Self> {
         let (mut started, container) = Running::create(slot, name, bundle, image, purpose)?;
         started.start(container)?;
+        Self::waiting(started, expected)
+    }
+
+    /// One whose task's process is ready.
+    fn waiting(started: Running, expected: Option<GroupLimits>) -> Result<Self> {
+        started.score(0)?;
         if let Some(limits) = &expected {
             started.limit(limits)?;
         }
@@ -183,6 +199,11 @@ impl Created {
     /// Each of them is readable when the container has come to an end, which a waiting one never does by itself.
     pub fn ends(&self) -> [BorrowedFd<'_>; 2] {
         [self.container.init.handle.as_fd(), self.container.control.as_fd()]
+    }
+
+    /// Whether it has not come to an end.
+    pub fn is_waiting(&self) -> bool {
+        !self.ends().iter().any(|end| watch::readable_within(end, Duration::ZERO))
     }
 
     /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
@@ -259,10 +280,27 @@ enum Prepared {
     Ready(Ready),
 }
 
-impl Running {
-    fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
+/// What a container or cell is made with: its group, and our ends of what leads into it.
+struct Outside<'a> {
+    group: Box<dyn Cgroup>,
+    control: UnixStream,
+    commands: UnixStream,
+    outputs: [File; 2],
+    owner: (u32, u32),
+    slot: &'a Slot,
+}
+
+/// The init's ends, and by what it enters its group.
+struct Inside {
+    control: UnixStream,
+    commands: UnixStream,
+    outputs: [OwnedFd; 2],
+    entrances: Vec<File>,
+}
+
+impl<'a> Outside<'a> {
+    fn make(slot: &'a Slot, name: &str, image: &Image) -> Result<(Self, Inside)> {
         let group = slot.tree.group(&slot.instance, name);
-        spec::build(&purpose, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (control, init_control) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
         let owner = slot.ids_of(image.user)?;
@@ -271,12 +309,37 @@ impl Running {
         let removed = RemoveOnFailure { group: Some(&*group) };
         group.make(slot.cpus)?;
         let entrances = group.entrances()?;
-        let foreign = [&control, &commands].map(AsRawFd::as_raw_fd).into_iter().chain(slot.foreign.iter().copied());
+        removed.not_needed();
+        let inside =
+            Inside { control: init_control, commands: init_commands, outputs: [init_stdout, init_stderr], entrances };
+        Ok((Self { group, control, commands, outputs: [stdout, stderr], owner, slot }, inside))
+    }
+
+    /// With the init that is inside now.
+    fn running(self, image: Rc<Image>, init: InitProcess, state: Option<PathBuf>) -> Result<Running> {
+        let Self { group, control, commands, outputs, owner, slot } = self;
+        let removed = RemoveOnFailure { group: Some(&*group) };
+        group.adopt(init.pid.as_raw_nonzero().get());
+        let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
+        removed.not_needed();
+        let (spool, view) = (slot.spool.clone(), slot.view.clone());
+        let (outputs, mounts, chosen) = (Some(outputs), Some(mounts), Chosen::all());
+        Ok(Running { image, init, control, commands, outputs, spool, owner, mounts, group, view, chosen, state })
+    }
+}
+
+impl Running {
+    fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
+        spec::build(&purpose, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
+        let (outside, Inside { control, commands, outputs: [stdout, stderr], entrances }) =
+            Outside::make(slot, name, &image)?;
+        let removed = RemoveOnFailure { group: Some(&*outside.group) };
+        let own = [&outside.control, &outside.commands].map(AsRawFd::as_raw_fd);
         let init = Init {
-            control: init_control.as_raw_fd(),
-            commands: init_commands.as_raw_fd(),
+            control: control.as_raw_fd(),
+            commands: commands.as_raw_fd(),
             entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
-            foreign: foreign.collect(),
+            foreign: own.into_iter().chain(slot.foreign.iter().copied()).collect(),
             filter: slot.filter.clone(),
             masks: slot.masks.clone(),
             sights: slot.tree.sights(),
@@ -287,33 +350,30 @@ impl Running {
             .map_err(|source| ContainerError::Libcontainer { step: "set the state directory", source })?
             .with_executor(init)
             .with_stdin(File::open("/dev/null").map_err(at("open /dev/null"))?)
-            .with_stdout(init_stdout)
-            .with_stderr(init_stderr)
+            .with_stdout(stdout)
+            .with_stderr(stderr)
             .as_init(bundle)
             .with_systemd(false)
             .build()
             .map_err(|source| ContainerError::Libcontainer { step: "create the container", source })?;
         let pid = container.pid().and_then(|pid| Pid::from_raw(pid.as_raw())).ok_or(ContainerError::NoInit)?;
         let init = InitProcess::open(pid).map_err(at("open the init's pidfd"))?;
-        group.adopt(pid.as_raw_nonzero().get());
-        let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let state = slot.state_dir().join(name);
-        let outputs = Some([stdout, stderr]);
-        let spool = slot.spool.clone();
-        let (view, chosen, mounts) = (slot.view.clone(), Chosen::all(), Some(mounts));
-        let created =
-            Self { image, init, control, commands, outputs, spool, owner, mounts, group, view, chosen, state };
-        Ok((created, container))
+        Ok((outside.running(image, init, Some(state))?, container))
     }
 
-    /// Starts the init, and waits for the task's process.
+    /// Starts the init, and waits until it is ready: for the task's process, if there is to be one.
     fn start(&mut self, mut container: Container) -> Result<()> {
         // The task's processes are the first to go when memory runs out, not the init: it forks with this score.
         self.score(1000)?;
         container.start().map_err(|source| ContainerError::Libcontainer { step: "start the container", source })?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
         match self.next_notice(None)? {
-            First::Notice(Notice::Ready) => self.score(0),
+            First::Notice(Notice::Ready) => Ok(()),
             First::Notice(notice) => Err(set_up_failed(Some(notice))),
             First::InitGone | First::Cancelled => Err(ContainerError::NoInit),
             First::Late => Err(late()),
@@ -353,7 +413,9 @@ impl Drop for Running {
         self.mounts = None;
         // What cannot be removed now, the next sweep finds by its name.
         let _ = self.group.remove();
-        let _ = fs::remove_dir_all(&self.state);
+        if let Some(state) = &self.state {
+            let _ = fs::remove_dir_all(state);
+        }
     }
 }
 

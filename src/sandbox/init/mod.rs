@@ -5,6 +5,7 @@
 //! exec: it may allocate, but must not log.
 
 mod child;
+mod host;
 mod place;
 mod seal;
 mod unrunnable;
@@ -29,6 +30,7 @@ use super::seccomp::Filter;
 use crate::frame;
 use crate::image::{User, WORKSPACE};
 use child::Child;
+pub use host::{MadeCell, MakeCell};
 pub use seal::Masks;
 use wire::{Files, Notice, Step, nanoseconds};
 
@@ -37,6 +39,8 @@ use wire::{Files, Notice, Step, nanoseconds};
 pub enum Purpose {
     /// To run a client's command: as this user without privileges, in the workspace, alone on its network.
     Task(User),
+    /// To have cells, each for a task of one request: `host` says how.
+    Cells(User),
     /// To make an image: as root of the user namespace, with a root that it may change and with the machine's network.
     /// `files` of the machine are there read-only, each under its name in the container.
     BuildStep { files: Vec<(String, String)> },
@@ -95,19 +99,30 @@ impl Executor for Init {
     /// Never returns: an error from here would be written to a closed descriptor.
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         std::panic::set_hook(Box::new(|_| {}));
-        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.serve()));
+        let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match &self.purpose {
+            Purpose::Cells(user) => self.host(*user),
+            Purpose::Task(_) | Purpose::BuildStep { .. } => self.serve(Place::Container),
+        }));
         kernel::exit_now(if matches!(status, Ok(Ok(()))) { 0 } else { 1 })
     }
 }
 
+/// What an init has to itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Container,
+    /// What is not yet there is /proc.
+    Cell,
+}
+
 impl Init {
-    fn serve(&self) -> Result<(), Failure> {
+    fn serve(&self, place: Place) -> Result<(), Failure> {
         let entered = seal::enter(&self.entrances);
         kernel::close_from(3, &mut [self.control, self.commands]);
         // SAFETY: both are open, and nothing else in this forked process uses them as its own.
-        let (control, commands) = unsafe { (OwnedFd::from_raw_fd(self.control), OwnedFd::from_raw_fd(self.commands)) };
+        let (control, commands) = unsafe { (owned(self.control), owned(self.commands)) };
         let (control, commands) = (UnixStream::from(control), UnixStream::from(commands));
-        match entered.and_then(|()| self.fork(&control, commands)) {
+        match entered.and_then(|()| self.fork(place, &control, commands)) {
             Ok(task) => {
                 self.tend(task, &control);
                 Ok(())
@@ -122,12 +137,15 @@ impl Init {
     /// The user the task's process becomes; None if it stays root.
     fn user(&self) -> Option<User> {
         match &self.purpose {
-            Purpose::Task(user) => Some(*user),
+            Purpose::Task(user) | Purpose::Cells(user) => Some(*user),
             Purpose::BuildStep { .. } => None,
         }
     }
 
-    fn fork(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
+    fn fork(&self, place: Place, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
+        if place == Place::Cell {
+            seal::mount_proc().map_err(at(Step::Mount))?;
+        }
         seal::seal(self.user(), self.sights, &self.masks)?;
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
@@ -208,6 +226,13 @@ impl Init {
         };
         notify(control, notice);
     }
+}
+
+/// # Safety
+/// The descriptor is open, and nobody else in this process owns it.
+unsafe fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the caller's promise.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// Whether anything is left in the PID namespace: all of it descends from the init. Reaps what has ended.

@@ -6,13 +6,16 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 
 use nix::sched::{CloneFlags, unshare};
 use rustix::fs::{Mode, OFlags};
-use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, mount, mount_bind, move_mount, unmount,
+};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::wire::Step;
@@ -89,7 +92,7 @@ pub fn seal(user: Option<User>, sights: &[Sight], masks: &Masks) -> Result<(), F
 /// Every place a task can write to: a tmpfs with a limit on size and inodes, whose pages count against the
 /// task's memory. A build step writes to its root, which is on disk.
 fn mount_writable(user: Option<User>) -> io::Result<()> {
-    rustix::fs::mkdir("/dev/shm", Mode::from_raw_mode(0o1777))?;
+    make_directory("/dev/shm", 0o1777)?;
     tmpfs("/dev/shm", MountFlags::NOEXEC, "mode=1777,size=64m,nr_inodes=8k")?;
     terminals()?;
     if let Some(User { uid, gid }) = user {
@@ -106,9 +109,33 @@ fn mount_writable(user: Option<User>) -> io::Result<()> {
 /// machine share one bound. 5 is the group `tty`, as grantpt(3) of older C libraries wants it.
 fn terminals() -> io::Result<()> {
     const PLACE: &str = "/dev/pts";
-    rustix::fs::mkdir(PLACE, Mode::from_raw_mode(0o755))?;
+    make_directory(PLACE, 0o755)?;
     let options = c"newinstance,ptmxmode=0666,mode=0620,gid=5,max=64";
     Ok(mount("devpts", PLACE, "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, options)?)
+}
+
+/// In /dev, which is the container's; a cell before may have needed it.
+fn make_directory(path: &str, mode: u32) -> io::Result<()> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// A /proc of the cell's own PID namespace, like the container's, in whose place it is then: that one must still be there when it
+/// is made (the kernel gives a user namespace none that shows more than one it sees), and is nobody's business afterwards.
+pub fn mount_proc() -> io::Result<()> {
+    let context = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(context.as_fd(), "source", "proc")?;
+    fsconfig_set_string(context.as_fd(), "hidepid", "2")?;
+    fsconfig_create(context.as_fd())?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let proc = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    unmount("/proc", UnmountFlags::DETACH)?;
+    Ok(move_mount(proc.as_fd(), "", rustix::fs::CWD, "/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// On a directory, which an image's link in its place is not.
