@@ -35,6 +35,8 @@ enum Verdict {
 pub struct MemoryWatch {
     limit: u64,
     room: u64,
+    /// What was charged at the last look.
+    charged: u64,
     /// The most that was its own.
     most: u64,
     refaults: Option<u64>,
@@ -45,7 +47,7 @@ pub struct MemoryWatch {
 impl MemoryWatch {
     /// Of a task with this limit in bytes.
     pub fn new(limit: u64) -> Self {
-        Self { limit, room: 0, most: 0, refaults: None, thrashing: None }
+        Self { limit, room: 0, charged: 0, most: 0, refaults: None, thrashing: None }
     }
 
     /// The most that the task had of its own in any sample, and whether it was given room beyond its limit. Bytes.
@@ -53,10 +55,16 @@ impl MemoryWatch {
         Seen { most: self.most, limit: self.limit, widened: self.room > 0 }
     }
 
+    /// Whether it is held to its limit by these looks, or may be soon.
+    pub fn is_tense(&self) -> bool {
+        self.room > 0 || self.thrashing.is_some() || self.is_near(self.charged)
+    }
+
     /// Looks at the group; true when the task has to end for want of memory.
     pub fn sample(&mut self, group: &dyn Cgroup) -> bool {
         // All of it is less than was its own before: nothing to be seen, and the rest takes ten times as long to read.
         let Ok(charged) = group.memory_charged() else { return false };
+        self.charged = charged;
         if charged <= self.most && !self.is_near(charged) {
             return false;
         }

@@ -18,6 +18,7 @@ mod kernel;
 mod memory;
 mod namespaces;
 mod outcome;
+mod pace;
 mod processors;
 mod rootfs;
 pub mod rootless;

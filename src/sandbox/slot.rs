@@ -55,6 +55,8 @@ pub struct Slot {
     _cover: Cover,
     pub(super) namespaces: Namespaces,
     pub(super) filter: Rc<Filter>,
+    /// Its two parts, for containers with cells.
+    pub(super) filters: (Rc<Filter>, Rc<Filter>),
     pub(super) masks: Rc<Masks>,
     /// What its tasks find at /sys.
     pub(super) view: Rc<RefCell<View>>,
@@ -124,6 +126,7 @@ impl Slot {
         let devices = rootfs::keep_devices_apart(&dir.join("scratch"))?;
         let processors = run_dir.join("processors");
         let view = View::make(&dir.join("view"), &tree, processors, resources.cpus).map_err(SlotError::View)?;
+        let (outer, inner) = Filter::in_two();
         let (tree, cover) = tree.keep_to_ourselves(&dir.join("cgroup"))?;
         Ok(Self {
             instance: instance.to_owned(),
@@ -132,6 +135,7 @@ impl Slot {
             _cover: cover,
             namespaces,
             filter: Rc::new(Filter::compile()),
+            filters: (Rc::new(outer), Rc::new(inner)),
             masks: Rc::new(Masks::find().map_err(SlotError::Masks)?),
             view: Rc::new(RefCell::new(view)),
             foreign,

@@ -16,13 +16,12 @@ use super::cgroup::{Cgroup, OutOfMemory};
 use super::descriptors::Counter;
 use super::init::wire::{Notice, Rusage, nanoseconds};
 use super::memory::{MemoryWatch, Seen};
+use super::pace::{Pace, SAMPLE};
 use super::streams::{Feed, Forward, Whole};
 use crate::task::{Limit, Limits, MergeOutput, OnOutputLimit, Output, Written};
 
 /// How long each step of the set-up may take.
 pub const SET_UP: Duration = Duration::from_secs(10);
-/// How often what the kernel does not tell is looked at.
-const SAMPLE: Duration = Duration::from_millis(10);
 /// How long the init has to end and reap everything before the kernel does it for it.
 const GRACE: Duration = Duration::from_secs(1);
 /// How long a sample may look at descriptors, which took a step for each of them before Linux 6.2.
@@ -161,6 +160,7 @@ pub struct Watch<'a> {
     /// Nothing is left but the init.
     alone: bool,
     said_all: bool,
+    pace: Pace,
     memory: MemoryWatch,
     file_descriptors: u64,
     counter: Option<Counter>,
@@ -196,6 +196,7 @@ impl<'a> Watch<'a> {
             ended: None,
             alone: false,
             said_all: false,
+            pace: Pace::new(),
             memory: MemoryWatch::new(limits.memory),
             // Every task starts with three descriptors.
             file_descriptors: 3,
@@ -232,9 +233,9 @@ impl<'a> Watch<'a> {
 
     /// Returns when nothing is left in the container but the init, or not even that.
     pub fn until_end(&mut self, ends: &Ends<'_>) -> Ended {
-        let mut next_sample = self.started + SAMPLE;
+        let mut last_look = self.started;
         loop {
-            let ready = self.poll(ends, next_sample);
+            let ready = self.poll(ends, last_look + self.pace.wait());
             let has = |source| ready.contains(&source);
             for stream in [0, 1] {
                 if has(Source::Forward(stream)) {
@@ -260,9 +261,9 @@ impl<'a> Watch<'a> {
                 self.stop(Stop::Cancelled, ends.control);
             }
             self.check_clock(ends.control, ends.init);
-            if Instant::now() >= next_sample {
+            if Instant::now() >= last_look + self.pace.wait() {
                 self.sample(ends.control);
-                next_sample = Instant::now() + SAMPLE;
+                last_look = Instant::now();
             }
         }
         // What was written before the end and not read yet is in the pipes.
@@ -385,6 +386,7 @@ impl<'a> Watch<'a> {
             return;
         }
         self.stop = Some((reason, Instant::now()));
+        self.pace.hurry();
         let _ = control.shutdown(Shutdown::Write);
     }
 
@@ -486,6 +488,7 @@ impl<'a> Watch<'a> {
             }
             Notice::Exited { at, alone, used, .. } => {
                 self.alone = alone;
+                self.pace.hurry();
                 self.used.1 = Some(used);
                 self.ended.get_or_insert((notice, instant(at)));
                 self.links.clear();
@@ -509,16 +512,23 @@ impl<'a> Watch<'a> {
 
     /// Errors here mean that the group is going away, which the init's end tells better.
     fn sample(&mut self, control: &UnixStream) {
+        let Ok(used) = self.group.cpu_time() else { return };
+        // Until the command is executed, what is used is the set-up's.
+        let own = if self.executed { used.saturating_sub(self.cpu_before) } else { 0 };
+        let left = self.limits.cpu_time.saturating_sub(own);
+        let is_over = self.stop.is_some() || self.ended.is_some();
+        if is_over {
+            self.pace.hurry();
+        } else if !self.pace.has_run(used, left) {
+            return;
+        }
         if let Ok(OutOfMemory { kills: 1.., is_own }) = self.group.out_of_memory() {
             self.stop(if is_own { Stop::Limit(Limit::Memory) } else { Stop::MachineOutOfMemory }, control);
         }
         if self.memory.sample(self.group) {
             self.stop(Stop::Limit(Limit::Memory), control);
         }
-        // Until the command is executed, what is used is the set-up's.
-        if self.executed
-            && self.group.cpu_time().is_ok_and(|used| used.saturating_sub(self.cpu_before) > self.limits.cpu_time)
-        {
+        if own > self.limits.cpu_time {
             self.stop(Stop::Limit(Limit::CpuTime), control);
         }
         let mut processes = self.group.processes().unwrap_or_default();
@@ -531,6 +541,9 @@ impl<'a> Watch<'a> {
         let mut most = self.file_descriptors;
         self.turn.go_on(&processes, until, |pid| most = most.max(open_descriptors(pid).unwrap_or(0)));
         self.file_descriptors = most;
+        if !is_over {
+            self.pace.go_on(self.started.elapsed(), left, self.memory.is_tense());
+        }
     }
 
     /// The task's time begins when its command is executed; before, it is the set-up's.

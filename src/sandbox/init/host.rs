@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 
 use rustix::mount::{MountPropagationFlags, mount_change};
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use super::{Failure, Init, Place, Purpose, at, notify, seal};
 use crate::frame;
 use crate::image::User;
 use crate::sandbox::kernel;
+use crate::sandbox::seccomp::Filter;
 
 /// What the runner wants. With it come the init's ends of the two sockets, the task's stdout and stderr, and the files by which
 /// its group is entered.
@@ -30,7 +32,7 @@ pub struct MadeCell(pub Result<(), i32>);
 
 impl Init {
     /// Makes cells until the runner's end is closed.
-    pub(super) fn host(&self, user: User) -> Result<(), Failure> {
+    pub(super) fn host(&self, user: User, inner: &Rc<Filter>) -> Result<(), Failure> {
         let entered = seal::enter(&self.entrances);
         kernel::close_from(3, &mut [self.control]);
         // SAFETY: it is open, and nothing else in this forked process uses it as its own.
@@ -40,6 +42,8 @@ impl Init {
             mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
                 .map_err(|errno| at(Step::Mount)(errno.into()))
         });
+        // What it goes on with, so do its cells.
+        let ready = ready.and_then(|()| self.filter.load().map_err(|_| at(Step::Seccomp)(io::Error::last_os_error())));
         if let Err(Failure { step, errno }) = ready {
             notify(&control, Notice::Failed { step, errno });
             return ready;
@@ -48,7 +52,7 @@ impl Init {
         while let Ok(Some((MakeCell, descriptors))) = frame::receive_with(&control) {
             // Those that have ended; until then their figures were there to be read.
             while let Ok(Some(_)) = kernel::reap(false) {}
-            let made = self.cell(user, &descriptors);
+            let made = self.cell(user, inner, &descriptors);
             let answer =
                 MadeCell(made.as_ref().map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL)));
             let handle: Vec<_> = made.iter().map(AsFd::as_fd).collect();
@@ -59,7 +63,7 @@ impl Init {
         Ok(())
     }
 
-    fn cell(&self, user: User, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
+    fn cell(&self, user: User, inner: &Rc<Filter>, descriptors: &[OwnedFd]) -> io::Result<OwnedFd> {
         let [control, commands, stdout, stderr, entrances @ ..] = descriptors else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
@@ -70,6 +74,7 @@ impl Init {
                 commands: commands.as_raw_fd(),
                 entrances: entrances.iter().map(AsRawFd::as_raw_fd).collect(),
                 purpose: Purpose::Task(user),
+                filter: inner.clone(),
                 ..self.clone()
             };
             let served =

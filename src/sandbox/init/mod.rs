@@ -68,7 +68,9 @@ pub struct Init {
     pub entrances: Vec<RawFd>,
     /// The runner's own descriptors, of no use here.
     pub foreign: Vec<RawFd>,
+    /// For the task's process; for the init itself where that makes cells, of which each has what is `inner`.
     pub filter: Rc<Filter>,
+    pub inner: Rc<Filter>,
     pub masks: Rc<Masks>,
     /// How its control group is shown in the container.
     pub sights: &'static [Sight],
@@ -100,7 +102,7 @@ impl Executor for Init {
     fn exec(&self, _: &Spec) -> Result<(), ExecutorError> {
         std::panic::set_hook(Box::new(|_| {}));
         let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match &self.purpose {
-            Purpose::Cells(user) => self.host(*user),
+            Purpose::Cells(user) => self.host(*user, &self.inner),
             Purpose::Task(_) | Purpose::BuildStep { .. } => self.serve(Place::Container),
         }));
         kernel::exit_now(if matches!(status, Ok(Ok(()))) { 0 } else { 1 })

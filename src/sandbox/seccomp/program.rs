@@ -108,14 +108,16 @@ fn with_argument(argument: u8, rest: BpfProgram) -> BpfProgram {
 /// `then` if any of the tests holds, else `otherwise`, which comes first. A test's jump reaches 255 instructions, an
 /// unconditional one any.
 fn branch(tests: &[sock_filter], then: BpfProgram, otherwise: BpfProgram) -> BpfProgram {
-    let far = instruction(BPF_JMP | BPF_JA, otherwise.len() as u32);
     let count = tests.len();
+    let is_near = count - 1 + otherwise.len() <= u8::MAX.into();
+    // Behind the tests is `otherwise`, or the jump to `then`, which the last one that fails steps over.
+    let far = (!is_near).then(|| instruction(BPF_JMP | BPF_JA, otherwise.len() as u32));
+    let beyond = if is_near { otherwise.len() } else { 0 };
     let tests = tests.iter().enumerate().map(|(index, test)| {
-        // The jump to `then` is behind the tests; the last one that fails steps over it.
-        let to_far = (count - 1 - index) as u8;
-        sock_filter { jt: to_far, jf: u8::from(index + 1 == count), ..test.clone() }
+        let jt = (count - 1 - index + beyond) as u8;
+        sock_filter { jt, jf: u8::from(!is_near && index + 1 == count), ..test.clone() }
     });
-    tests.chain([far]).chain(otherwise).chain(then).collect()
+    tests.chain(far).chain(otherwise).chain(then).collect()
 }
 
 fn load(offset: u32) -> sock_filter {
@@ -131,7 +133,7 @@ fn instruction(code: u32, k: u32) -> sock_filter {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
 
     const EPERM: Rule = Rule::Answer(libc::EPERM);
@@ -161,7 +163,7 @@ mod tests {
         }
     }
 
-    fn answer(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> u32 {
+    pub fn answer(program: &[sock_filter], number: u32, arguments: [u64; 6]) -> u32 {
         run(program, THIS_ARCHITECTURE, number, arguments).0
     }
 
