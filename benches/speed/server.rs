@@ -39,6 +39,7 @@ pub fn all(run: &mut Run, server: &Server) {
     pause(run, server);
     burst(run, server);
     idle(run, server);
+    at_rest(run, server);
     drift(run, server);
 }
 
@@ -99,6 +100,36 @@ fn idle(run: &mut Run, server: &Server) {
     run.raw.insert("idle".into(), told);
     run.at_most("an idle slot's memory (PSS)", slot * 1.048_576, 4.0, 2.0, "MB");
     run.at_most("wake-ups of an idle server a second", wakeups, 1.0, 0.0, "/s");
+}
+
+/// What tasks cost Faber that do nothing: one process, and 300.
+fn at_rest(run: &mut Run, server: &Server) {
+    let seconds = run.args.times(10, 4);
+    let sleep = format!("sleep {}", seconds + 3);
+    let many = format!("for i in $(seq 300); do {sleep} & done; wait");
+    let one = ("a task that sleeps: CPU of Faber", &sleep, 0.2, 0.01);
+    let all = ("a task with 300 processes that sleep: CPU of Faber", &many, 1.0, 0.2);
+    for (name, script, must, aim) in [one, all] {
+        run.begins("a task that sleeps");
+        let task = json!({ "command": "bash", "args": ["-c", script], "resource_limits": { "max_processes": 310 } });
+        let share = std::thread::scope(|scope| {
+            let client = Client::new(server, &task);
+            scope.spawn(move || client.ask());
+            std::thread::sleep(Duration::from_millis(2500));
+            let before = runners_cpu_time(server);
+            std::thread::sleep(Duration::from_secs(seconds as u64));
+            100.0 * (runners_cpu_time(server) - before).as_secs_f64() / seconds as f64
+        });
+        run.tell(format!("{name}: {share:.2} % of a core"));
+        run.raw.insert(name.into(), json!({ "percent": share }));
+        run.at_most(name, share, must, aim, "%");
+    }
+}
+
+/// CPU time of keeper, front and runners themselves up to now, to the nanosecond (sched-stats.rst).
+fn runners_cpu_time(server: &Server) -> Duration {
+    let of = |pid: i32| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok();
+    Duration::from_nanos(processes(server).into_iter().filter_map(of).sum())
 }
 
 /// Context switches of all threads up to now: each is somebody who was woken.

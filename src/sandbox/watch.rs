@@ -516,8 +516,9 @@ impl<'a> Watch<'a> {
         // Until the command is executed, what is used is the set-up's.
         let own = if self.executed { used.saturating_sub(self.cpu_before) } else { 0 };
         let left = self.limits.cpu_time.saturating_sub(own);
-        let is_over = self.stop.is_some() || self.ended.is_some();
-        if is_over {
+        // Without groups looks are what holds it to its limits, and CPU time is told too coarsely to go by.
+        let is_urgent = self.stop.is_some() || self.ended.is_some() || !self.group.enforces();
+        if is_urgent {
             self.pace.hurry();
         } else if !self.pace.has_run(used, left) {
             return;
@@ -541,7 +542,7 @@ impl<'a> Watch<'a> {
         let mut most = self.file_descriptors;
         self.turn.go_on(&processes, until, |pid| most = most.max(open_descriptors(pid).unwrap_or(0)));
         self.file_descriptors = most;
-        if !is_over {
+        if !is_urgent {
             self.pace.go_on(self.started.elapsed(), left, self.memory.is_tense());
         }
     }
