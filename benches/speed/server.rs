@@ -128,7 +128,8 @@ fn at_rest(run: &mut Run, server: &Server) {
 
 /// CPU time of keeper, front and runners themselves up to now, to the nanosecond (sched-stats.rst).
 fn runners_cpu_time(server: &Server) -> Duration {
-    let of = |pid: i32| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok();
+    let of =
+        |pid: i32| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok();
     Duration::from_nanos(processes(server).into_iter().filter_map(of).sum())
 }
 

@@ -1,6 +1,7 @@
 //! How often a task is looked at.
 
 use std::num::NonZero;
+use std::sync::LazyLock;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -13,6 +14,9 @@ const AT_REST: Duration = Duration::from_millis(640);
 /// Between two looks there is this part of the time that the task has run.
 const PART: u32 = 64;
 
+/// Asked once: the answer takes reading the control groups of this process.
+static PROCESSORS: LazyLock<u64> = LazyLock::new(|| available_parallelism().map_or(1, NonZero::get) as u64);
+
 /// What a look finds goes by the CPU time that was used since the last: without any nothing has changed, and no limit can be met
 /// sooner than all processors together use up what is left of it.
 pub struct Pace {
@@ -24,7 +28,7 @@ pub struct Pace {
 
 impl Pace {
     pub fn new() -> Self {
-        Self { used: None, wait: SAMPLE, processors: available_parallelism().map_or(1, NonZero::get) as u64 }
+        Self { used: None, wait: SAMPLE, processors: *PROCESSORS }
     }
 
     /// How long to wait for the next look.
