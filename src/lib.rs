@@ -7,6 +7,7 @@ mod blobs;
 mod builder;
 mod chain;
 pub mod cli;
+mod compat;
 pub mod config;
 pub mod execution;
 pub mod frame;

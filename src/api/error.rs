@@ -8,6 +8,8 @@ use axum::response::{IntoResponse, Json, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
+use super::compat::ErrorText;
+
 /// The body of every answer that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
@@ -102,7 +104,9 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let (status, error) = self.kind();
         let body = ErrorBody { error: error.into(), details: self.to_string() };
+        let text = ErrorText(body.details.clone());
         let mut response = (status, Json(body)).into_response();
+        response.extensions_mut().insert(text);
         let headers = response.headers_mut();
         match self {
             Self::RateLimited { retry_after } | Self::Saturated { retry_after } => {

@@ -11,6 +11,7 @@ mod auth;
 mod blobs;
 mod buffers;
 mod client_address;
+mod compat;
 mod connections;
 mod cors;
 mod error;
@@ -128,7 +129,7 @@ fn router(app: Arc<App>) -> Router {
     let admitted = openapi::execute_route().layer(middleware::from_fn_with_state(app.clone(), admission::admit));
     let (router, document) = openapi::routes(admitted);
     let swagger = app.settings().config.server.swagger;
-    let mut router = router.with_state(app.clone());
+    let mut router = router.merge(compat::routes(&app)).with_state(app.clone());
     if swagger {
         router = router.merge(SwaggerUi::new("/swagger-ui").url("/api-docs/openapi.json", document));
     }

@@ -32,6 +32,7 @@ pub struct Config {
     pub blobs: Blobs,
     pub cache: Cache,
     pub judge: Judge,
+    pub compat: Compat,
     pub log: Log,
 }
 
@@ -176,6 +177,13 @@ pub struct Cache {
 #[serde(deny_unknown_fields)]
 pub struct Judge {
     pub max_cases: u32,
+}
+
+/// Other systems' endpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compat {
+    pub sandbox_fusion: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -41,6 +41,7 @@ fn dependencies_point_one_way() {
     only("crate::execution", &["api", "cli", "execution", "judge"]);
     only("crate::judge", &["api", "cli", "judge", "fuzzing.rs"]);
     only("crate::graph", &["execution", "graph", "fuzzing.rs"]);
+    only("crate::compat", &["api", "compat"]);
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
     only("tokio::", &["api", "cli", "execution", "judge", "scheduler", "image/oci/registry.rs"]);

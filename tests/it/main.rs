@@ -13,6 +13,7 @@ mod contract;
 mod engines;
 mod examples;
 mod faults;
+mod fusion;
 mod hostile;
 mod images;
 mod input;

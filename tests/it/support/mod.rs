@@ -5,6 +5,7 @@ pub mod cgroup2;
 mod languages;
 pub mod left;
 pub mod oci;
+pub mod pypi;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -132,9 +133,14 @@ impl Server {
 
     /// With the images of C++, Java, Python and Rust, as this repository defines them.
     pub fn with_languages() -> Self {
+        Self::with_languages_and(&[])
+    }
+
+    /// The same with more of the environment.
+    pub fn with_languages_and(env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let preparation = languages::shown_in(&dir.path().join("data"));
-        Self::start_in(dir, &preparation, &["--open-mode"], &PATIENT)
+        Self::start_in(dir, &preparation, &["--open-mode"], &[&PATIENT, env].concat())
     }
 
     fn start_in(dir: TempDir, preparation: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
