@@ -15,11 +15,13 @@ use super::answer::{Texts, json_answer};
 use super::buffers::Held;
 use super::error::ApiError;
 use super::execute::{beside, hold_output, offers, parsed_size, saturated, take_body};
-use super::{App, Owner, admission};
+use super::{App, Owner, admission, images};
 use crate::compat::fusion::{self, RunCode};
+use crate::compat::piston::{self, Executed, Job, Refusal, Wanted};
 use crate::execution::{Ended, Planned};
+use crate::image::{Image, Root};
 use crate::scheduler::{Client, RETRY_AFTER};
-use crate::task::Text;
+use crate::task::{TaskRequest, TaskResult, Text};
 
 /// What is switched on. A trailing slash is the same route, answered directly: a redirect turns some clients' POST into GET.
 pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
@@ -33,7 +35,32 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         let open = Router::new().route("/v1/ping", get(pong)).route("/v1/ping/", get(pong));
         router = router.merge(admitted.merge(open).layer(map_response(as_fusion_tells)));
     }
+    if app.settings().config.compat.piston {
+        let mut piston = Router::new();
+        let paths = [
+            ("runtimes", get(runtimes)),
+            ("execute", post(execute)),
+            ("packages", get(packages).post(install).delete(uninstall)),
+        ];
+        for (path, method) in paths {
+            let path = format!("/api/v2/{path}");
+            piston = piston.route(&format!("{path}/"), method.clone()).route(&path, method);
+        }
+        let admitted = piston.layer(from_fn_with_state(app.clone(), admission::admit));
+        router = router.merge(admitted.layer(map_response(as_piston_tells)));
+    }
     router
+}
+
+/// Its errors have one field, too, with another name.
+async fn as_piston_tells(mut response: Response) -> Response {
+    let Some(ErrorText(text)) = response.extensions_mut().remove() else { return response };
+    let (parts, _) = response.into_parts();
+    let mut told = (parts.status, Json(json!({ "message": text }))).into_response();
+    let kept = parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
+    told.headers_mut()
+        .extend(kept.filter(|(name, _)| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE));
+    told
 }
 
 /// Its clients ask again after 504, and take 429 and 503 for the end; its errors have one field.
@@ -59,38 +86,112 @@ impl Texts for RunCode {
     }
 }
 
-async fn run_code(
-    State(app): State<Arc<App>>,
-    Extension(client): Extension<Client>,
-    Extension(Owner(owner)): Extension<Owner>,
-    mut headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    // What parses as JSON is JSON, whatever it is called.
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (body, held) = take_body(&app, client, &headers, body).await?;
-    let shared = app.clone();
-    let (planned, mut held) = match beside(body.len(), move || plan(&shared, &body, held)).await? {
-        Ok(planned) => planned,
-        Err(invalid) => return Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(invalid)).into_response()),
+async fn run_code(State(app): State<Arc<App>>, caller: Caller, body: Body) -> Result<Response, ApiError> {
+    let read = |app: &App, body: &[u8]| {
+        let offers = offers(app)?;
+        Ok(fusion::task(body, &app.engine.bounds(), &offers).map(|task| (task, ())))
     };
-    let mut room = |bytes| held.more(bytes).is_ok();
-    let answer = match app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)? {
-        Ended::Results(results) => results.into_iter().next().map(RunCode::of),
-        Ended::Queued => return Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
-        Ended::Fault => None,
-    };
-    json_answer(held, answer.unwrap_or_else(|| RunCode::of_a_fault("Faber could not run it")))
+    match run_one(&app, caller, body, read).await? {
+        Ok(((), result, held)) => {
+            json_answer(held, result.map_or_else(|| RunCode::of_a_fault("Faber could not run it"), RunCode::of))
+        }
+        Err(invalid) => Ok((StatusCode::UNPROCESSABLE_ENTITY, Json(invalid)).into_response()),
+    }
 }
 
-fn plan(app: &App, body: &Bytes, mut held: Held) -> Result<Result<(Planned, Held), fusion::Invalid>, ApiError> {
-    held.more(parsed_size(body))?;
-    let task = match fusion::task(body, &app.engine.bounds(), &offers(app)?) {
-        Ok(task) => task,
-        Err(invalid) => return Ok(Err(invalid)),
+/// Who asks, and how.
+type Caller = (Extension<Client>, Extension<Owner>, HeaderMap);
+
+/// Runs the task that a body stands for: `read` says which it is, with what is to be known of it later, or why there is none. No
+/// result means that Faber could not run it.
+async fn run_one<K: Send + 'static, R: Send + 'static>(
+    app: &Arc<App>,
+    (Extension(client), Extension(Owner(owner)), mut headers): Caller,
+    body: Body,
+    read: impl FnOnce(&App, &[u8]) -> Result<Result<(TaskRequest, K), R>, ApiError> + Send + 'static,
+) -> Result<Result<(K, Option<TaskResult>, Held), R>, ApiError> {
+    // What parses as JSON is JSON, whatever it is called.
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (body, mut held) = take_body(app, client, &headers, body).await?;
+    let shared = app.clone();
+    let planned = beside(body.len(), move || {
+        held.more(parsed_size(&body))?;
+        let (task, known) = match read(&shared, &body)? {
+            Ok(read) => read,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let planned = Planned::new(&shared.engine, vec![task], &[], &offers(&shared)?)
+            .map_err(|error| ApiError::Invalid(error.to_string()))?;
+        hold_output(&mut held, planned.output(), 1)?;
+        Ok(Ok((planned, known, held)))
+    });
+    let (planned, known, mut held) = match planned.await? {
+        Ok(planned) => planned,
+        Err(refusal) => return Ok(Err(refusal)),
     };
-    let planned = Planned::new(&app.engine, vec![task], &[], &offers(app)?)
-        .map_err(|error| ApiError::Invalid(error.to_string()))?;
-    hold_output(&mut held, planned.output(), 1)?;
-    Ok(Ok((planned, held)))
+    let mut room = |bytes| held.more(bytes).is_ok();
+    match app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)? {
+        Ended::Results(results) => Ok(Ok((known, results.into_iter().next(), held))),
+        Ended::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
+        Ended::Fault => Ok(Ok((known, None, held))),
+    }
+}
+
+impl Texts for Executed {
+    fn each_text(&mut self, each: &mut dyn FnMut(&mut Text)) {
+        Executed::each_text(self, each);
+    }
+}
+
+/// Piston's names of the images that are here.
+fn runtimes_of(app: &App) -> Result<Vec<piston::Runtime>, ApiError> {
+    let images = images::all(app)?;
+    let images = images.iter().filter(|image| image.language.is_some());
+    let versions = |image: &Image| match &image.root {
+        Root::Machine(_) => Vec::new(),
+        Root::Tree(contents) => contents.versions.values().cloned().collect(),
+    };
+    Ok(piston::runtimes(&images.map(|image| (image.name.to_string(), versions(image))).collect()))
+}
+
+async fn runtimes(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    Ok(Json(runtimes_of(&app)?).into_response())
+}
+
+async fn packages(State(app): State<Arc<App>>) -> Result<Response, ApiError> {
+    Ok(Json(piston::packages(&runtimes_of(&app)?)).into_response())
+}
+
+/// There is nothing to install: images are the operator's.
+async fn install(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+    package(&app, &body, "Already installed")
+}
+
+async fn uninstall(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, ApiError> {
+    package(&app, &body, "Packages are images here, which the operator removes: faber image rm")
+}
+
+fn package(app: &App, body: &[u8], refusal: &str) -> Result<Response, ApiError> {
+    let wanted = serde_json::from_slice::<piston::Wanted>(body);
+    let Wanted { language, version } = wanted.map_err(|error| ApiError::Invalid(error.to_string()))?;
+    let (status, message) = match piston::has(&runtimes_of(app)?, &language, &version) {
+        true => (StatusCode::INTERNAL_SERVER_ERROR, refusal.to_owned()),
+        false => (StatusCode::NOT_FOUND, format!("Requested package {language}-{version} does not exist")),
+    };
+    Ok((status, Json(json!({ "message": message }))).into_response())
+}
+
+async fn execute(State(app): State<Arc<App>>, caller: Caller, body: Body) -> Result<Response, ApiError> {
+    let read = |app: &App, body: &[u8]| {
+        let (runtimes, nearest) = (runtimes_of(app)?, app.settings().config.compat.nearest_version);
+        Ok(piston::job(body, &runtimes, nearest, &app.engine.bounds(), &offers(app)?).map(Job::split))
+    };
+    match run_one(&app, caller, body, read).await? {
+        Ok((known, Some(result), held)) => json_answer(held, Executed::of(known, result)),
+        Ok((_, None, _)) => Err(ApiError::Internal),
+        Err(Refusal::Message(message)) => {
+            Ok((StatusCode::BAD_REQUEST, Json(json!({ "message": message }))).into_response())
+        }
+        Err(Refusal::Internal) => Ok(StatusCode::INTERNAL_SERVER_ERROR.into_response()),
+    }
 }

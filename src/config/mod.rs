@@ -184,6 +184,9 @@ pub struct Judge {
 #[serde(deny_unknown_fields)]
 pub struct Compat {
     pub sandbox_fusion: bool,
+    pub piston: bool,
+    /// Whether a version of a language that is not here stands for the one that is.
+    pub nearest_version: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

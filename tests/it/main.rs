@@ -23,6 +23,7 @@ mod lifecycle;
 mod limits;
 mod memory;
 mod oci;
+mod piston;
 mod readme;
 mod resilience;
 mod rootless;

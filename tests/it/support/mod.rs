@@ -4,6 +4,7 @@ mod cells;
 pub mod cgroup2;
 mod languages;
 pub mod left;
+pub mod npm;
 pub mod oci;
 pub mod pypi;
 
