@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::support::{Server, children, eventually, groups_of, running};
 
-const TWO: (&str, &str) = ("FABER_EXECUTION__CONCURRENCY", "2");
+/// As many places everywhere, and patience.
+const TWO: [(&str, &str); 2] = [("FABER_EXECUTION__CONCURRENCY", "2"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
 
 fn bash(script: &str) -> Value {
     json!({ "command": "bash", "args": ["-c", script] })
@@ -32,7 +33,7 @@ fn ancestors(server: &Server, mut pid: i32) -> Vec<i32> {
 
 #[test]
 fn many_tasks_of_a_request_have_one_container_at_each_runner() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     let mut tasks = vec![json!({ "command": "true" }); 7];
     tasks.push(json!({ "command": "sleep", "args": ["2.1"] }));
     let client = server.ask(&json!({ "tasks": tasks }));
@@ -65,7 +66,7 @@ fn without_users(text: &Value) -> Vec<String> {
 
 #[test]
 fn no_cell_sees_anything_of_the_one_before() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     // What it finds, and then what it leaves.
     let look = "ls -A /tmp /dev/shm /dev/mqueue /workspace 2>/dev/null; ls /dev /dev/pts; ls /proc | grep '^[0-9]' | sort -n | head -1; pgrep -c sleep; \
         ipcs | tr -s '\n'; cut -d ' ' -f 4- /proc/self/mountinfo | sort; cat /proc/self/cgroup /proc/sys/kernel/random/boot_id; \
@@ -83,7 +84,7 @@ fn no_cell_sees_anything_of_the_one_before() {
 
 #[test]
 fn each_cell_has_its_own_limits_figures_and_outcome() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     let limits = |limits: Value| json!({ "resource_limits": limits });
     let kinds: [(&str, Value, &str); 6] = [
         ("exit 0", json!({}), "Success"),
@@ -123,7 +124,7 @@ fn each_cell_has_its_own_limits_figures_and_outcome() {
 
 #[test]
 fn requests_at_once_have_no_container_in_common() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     // The container's init is two above; a task sees neither, the machine does.
     let clients: Vec<_> = ["3.1", "3.2"]
         .iter()
@@ -148,7 +149,7 @@ fn requests_at_once_have_no_container_in_common() {
 
 #[test]
 fn a_container_with_cells_ends_with_its_request() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     let groups = || groups_of(server.instance()).len();
     // A container with its task's process, and nothing else.
     let is_idle = || {
@@ -171,7 +172,7 @@ fn a_container_with_cells_ends_with_its_request() {
 
 #[test]
 fn a_container_that_is_killed_takes_one_task_along_and_no_more() {
-    let server = Server::start(&["--open-mode"], &[TWO]);
+    let server = Server::start(&["--open-mode"], &TWO);
     let tasks: Vec<Value> = (0..30).map(|_| json!({ "command": "sleep", "args": ["0.15"] })).collect();
     let body = json!({ "tasks": tasks }).to_string();
     let results = std::thread::scope(|scope| {
