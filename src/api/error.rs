@@ -65,7 +65,9 @@ pub enum ApiError {
     #[error("{0}")]
     TooLargeFor(String),
     #[error("{0}")]
-    NoBlob(String),
+    Missing(String),
+    #[error("{0}")]
+    OtherBody(String),
     #[error("{0}")]
     NoRoom(String),
     #[error("{0}")]
@@ -77,6 +79,11 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// What its answer says.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody { error: self.kind().1.into(), details: self.to_string() }
+    }
+
     fn kind(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Validation error"),
@@ -89,7 +96,8 @@ impl ApiError {
             Self::NotJson | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
-            Self::NoBlob(_) => (StatusCode::NOT_FOUND, "Not found"),
+            Self::Missing(_) => (StatusCode::NOT_FOUND, "Not found"),
+            Self::OtherBody(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency conflict"),
             Self::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "Insufficient storage"),
             Self::Unsatisfiable(_) => (StatusCode::RANGE_NOT_SATISFIABLE, "Range not satisfiable"),
             Self::NotHere(_) => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
@@ -100,9 +108,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, error) = self.kind();
-        let body = ErrorBody { error: error.into(), details: self.to_string() };
-        let mut response = (status, Json(body)).into_response();
+        let mut response = (self.kind().0, Json(self.body())).into_response();
         let headers = response.headers_mut();
         match self {
             Self::RateLimited { retry_after } | Self::Saturated { retry_after } => {

@@ -37,14 +37,16 @@ fn dependencies_point_one_way() {
     only("crate::builder", &["cli", "builder"]);
     only("crate::cli", &["cli"]);
     only("crate::sandbox", &["builder", "cli", "fuzzing.rs", "keeper", "needs.rs", "runner", "sandbox"]);
-    only("crate::scheduler", &["api", "cli", "execution", "judge", "scheduler"]);
+    only("crate::scheduler", &["api", "cli", "execution", "jobs", "judge", "scheduler"]);
     only("crate::execution", &["api", "cli", "execution", "judge"]);
     only("crate::judge", &["api", "cli", "judge", "fuzzing.rs"]);
+    only("crate::jobs", &["api", "cli", "jobs"]);
     only("crate::graph", &["execution", "graph", "fuzzing.rs"]);
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
-    only("tokio::", &["api", "cli", "execution", "judge", "scheduler", "image/oci/registry.rs"]);
+    only("tokio::", &["api", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);
     only("oci_client::", &["image/oci"]);
+    only("redb::", &["jobs/embedded.rs"]);
     only("sd_notify::", &["keeper/manager.rs"]);
     only("anyhow", &["cli"]);
     only("unsafe {", &["sandbox"]);

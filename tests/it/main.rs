@@ -17,6 +17,7 @@ mod hostile;
 mod images;
 mod input;
 mod isolation;
+mod jobs;
 mod judge;
 mod lifecycle;
 mod limits;
