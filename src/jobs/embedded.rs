@@ -310,3 +310,73 @@ impl From<io::Error> for StoreError {
         failed("use the jobs' file")(error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::jobs::{Bounds, Jobs, Kind, State, Submission};
+    use crate::scheduler::Client;
+
+    /// What it prints are the figures of ARCHITECTURE.md.
+    #[test]
+    fn a_hundred_thousand_jobs_are_opened_and_used_as_few_are() {
+        const COUNT: u64 = 100_000;
+        let place = tempfile::tempdir().unwrap();
+        let open = |path: &std::path::Path| OwnedFd::from(File::open(path).unwrap());
+        let client = Client::Key(1);
+        let job = |n: u64| Job {
+            id: JobId(u128::from(n) << 64),
+            owner: format!("key {}", n % 10),
+            client,
+            kind: Kind::Execute,
+            state: if n.is_multiple_of(2) { State::Queued } else { State::Done },
+            created: n,
+            started: None,
+            ended: (!n.is_multiple_of(2)).then_some(n),
+            retry: 0,
+            runs: 0,
+            body_size: 1000,
+            response_size: 0,
+            idempotency: None,
+        };
+        let store = Embedded::open(&open(place.path())).unwrap();
+        let transaction = store.write().unwrap();
+        let mut tables = Tables::open(&transaction).unwrap();
+        (1..=COUNT).for_each(|n| drop(tables.add(&job(n), &[b'x'; 1000]).unwrap()));
+        drop(tables);
+        transaction.commit().unwrap();
+        // As a crash leaves it.
+        let crashed = tempfile::tempdir().unwrap();
+        std::fs::copy(place.path().join(FILE), crashed.path().join(FILE)).unwrap();
+        drop(store);
+        let bounds = Bounds {
+            count: COUNT,
+            per_owner: 1 << 30,
+            total: 1 << 30,
+            lifetime: Duration::from_secs(1 << 40),
+            running: 1,
+        };
+        for (what, place) in [("closed", &place), ("killed", &crashed)] {
+            let begun = Instant::now();
+            let jobs = Jobs::open(&open(place.path()), bounds).unwrap();
+            let opened = begun.elapsed();
+            let submission =
+                || Submission { owner: "key 1".into(), client, kind: Kind::Execute, retry: 0, idempotency: None };
+            let begun = Instant::now();
+            let ids: Vec<JobId> = (0..20).map(|_| jobs.submit(submission(), b"{}").unwrap().id).collect();
+            let submitted = begun.elapsed() / 20;
+            let begun = Instant::now();
+            ids.iter().for_each(|id| assert!(jobs.find("key 1", *id).unwrap().is_some()));
+            let found = begun.elapsed() / 20;
+            let begun = Instant::now();
+            assert_eq!(jobs.list("key 1", None, 50).unwrap().len(), 50);
+            println!(
+                "{what}: opened in {opened:?}, submitted in {submitted:?}, found in {found:?}, 50 listed in {:?}",
+                begun.elapsed()
+            );
+            assert!(opened < Duration::from_secs(30) && found < Duration::from_millis(50), "{opened:?} {found:?}");
+        }
+    }
+}

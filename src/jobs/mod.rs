@@ -138,23 +138,20 @@ impl Jobs {
     }
 
     fn new(store: Box<dyn Store>, bounds: Bounds) -> Result<Self, StoreError> {
-        let mut ran = Vec::new();
-        store.each(&mut |job| {
-            if job.state == State::Running {
-                ran.push(job.id);
-            }
-        })?;
-        let now = now();
-        store.change(&ran, &mut |job| Change::Set(job.clone().lost(now)))?;
-        let mut live = Live::default();
+        let (mut live, mut ran) = (Live::default(), Vec::new());
         store.each(&mut |job| {
             live.ledger.add(&job);
             live.last = live.last.max((job.id.0 >> 64) as u64);
-            if job.state == State::Queued {
-                live.queue.put(&job.owner, job.id);
+            match job.state {
+                State::Queued => live.queue.put(&job.owner, job.id),
+                State::Running => ran.push(job.id),
+                _ => {}
             }
         })?;
         if !ran.is_empty() {
+            let now = now();
+            let changed = store.change(&ran, &mut |job| Change::Set(job.clone().lost(now)))?;
+            changed.iter().flatten().for_each(|(before, after)| live.changed(before, after.as_ref()));
             tracing::warn!(jobs = ran.len(), "jobs ran when Faber ended: they are lost, unless they may be run again");
         }
         let phase = watch::Sender::new(Phase::Serving);
