@@ -94,9 +94,10 @@ fn serve(requests: u64) {
         let done = tokio::task::spawn_blocking(move || client.join().unwrap());
         let engine = Arc::new(Engine::new(&config, scheduler, spool, None));
         let (_, no_pings) = tokio::sync::mpsc::channel(1);
-        let served = faber::api::serve(listener, faber::api::Live::new(config), catalog, engine, no_pings, async {
-            done.await.unwrap()
-        });
+        let served =
+            faber::api::serve(listener, faber::api::Live::new(config), catalog, engine, None, no_pings, async {
+                done.await.unwrap()
+            });
         served.await.unwrap();
     });
     runner.wait().unwrap();

@@ -16,6 +16,7 @@ pub mod frame;
 pub mod fuzzing;
 mod graph;
 pub mod image;
+mod jobs;
 pub mod judge;
 pub mod keeper;
 pub mod needs;

@@ -16,7 +16,7 @@ use super::{App, Owner};
 use crate::scheduler::Client;
 
 /// Whose blobs those of requests without a key are.
-const OPEN: &str = "open";
+pub const OPEN: &str = "open";
 
 pub async fn admit(
     State(app): State<Arc<App>>,

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::buffers::Held;
 use super::error::ApiError;
 use crate::judge::JudgeResponse;
-use crate::task::{MARK, Text};
+use crate::task::{Bytes as Size, MARK, Text};
 
 /// Larger answers come in chunks of about this size.
 const CHUNK: usize = 64 << 10;
@@ -38,7 +38,38 @@ impl Texts for JudgeResponse {
 }
 
 /// An answer that keeps what is held until it is written, or of no use any more.
-pub fn json_answer(held: Held, mut answer: impl Serialize + Texts) -> Result<Response, ApiError> {
+pub fn json_answer(held: Held, answer: impl Serialize + Texts) -> Result<Response, ApiError> {
+    let mut answer = chunks(held, answer)?;
+    let first = answer.next().unwrap_or_default();
+    let body = match answer.is_over() {
+        true => Body::from(held_bytes(first, answer.held)),
+        false => {
+            let chunks = std::iter::once(first).chain(answer);
+            Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+/// An answer as bytes, for which room is taken as they come.
+///
+/// # Errors
+/// `TooLargeFor` with more than `most` bytes, or more than there is room for.
+pub fn json_bytes(held: Held, answer: impl Serialize + Texts, most: u64) -> Result<(Vec<u8>, Held), ApiError> {
+    let mut answer = chunks(held, answer)?;
+    let mut json = Vec::new();
+    while let Some(chunk) = answer.next() {
+        if (json.len() + chunk.len()) as u64 > most {
+            let text = format!("The answer takes more than jobs.response, {}; files are kept as blobs", Size(most));
+            return Err(ApiError::TooLargeFor(text));
+        }
+        answer.held.more(chunk.len() as u64)?;
+        json.extend_from_slice(&chunk);
+    }
+    Ok((json, answer.held))
+}
+
+fn chunks(held: Held, mut answer: impl Serialize + Texts) -> Result<Chunks, ApiError> {
     let mut texts = Vec::new();
     answer.each_text(&mut |text| {
         if text.size() > SMALL {
@@ -46,16 +77,12 @@ pub fn json_answer(held: Held, mut answer: impl Serialize + Texts) -> Result<Res
         }
     });
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::Internal)?;
-    let mut answer = Chunks { json: json.into(), texts, within: None, _held: held };
-    let first = answer.next().unwrap_or_default();
-    let body = match answer.is_over() {
-        true => Body::from(Bytes::from_owner(Whole { bytes: first, _held: answer._held })),
-        false => {
-            let chunks = std::iter::once(first).chain(answer);
-            Body::from_stream(stream::iter(chunks.map(Ok::<_, Infallible>)))
-        }
-    };
-    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(Chunks { json: json.into(), texts, within: None, held })
+}
+
+/// Bytes that keep what is held until they are written, or of no use any more.
+pub fn held_bytes(bytes: Bytes, held: Held) -> Bytes {
+    Bytes::from_owner(Whole { bytes, _held: held })
 }
 
 /// An answer of one chunk.
@@ -77,7 +104,7 @@ struct Chunks {
     texts: Vec<Text>,
     /// Which text is being written, and so far into it.
     within: Option<(usize, usize)>,
-    _held: Held,
+    held: Held,
 }
 
 impl Chunks {

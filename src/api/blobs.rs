@@ -198,7 +198,7 @@ pub async fn delete(
     let (blobs, named) = (blobs(&app)?, digest.clone());
     match blocking(move || blobs.remove(&owner, &named)).await? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(ApiError::NoBlob(format!("You have no blob {digest}"))),
+        false => Err(ApiError::Missing(format!("You have no blob {digest}"))),
     }
 }
 
@@ -231,7 +231,7 @@ fn blobs(app: &App) -> Result<Arc<Blobs>, ApiError> {
 async fn open(app: &App, digest: &Digest) -> Result<(File, u64), ApiError> {
     let (blobs, named) = (blobs(app)?, digest.clone());
     let found = blocking(move || blobs.get(&named)).await?;
-    found.ok_or_else(|| ApiError::NoBlob(format!("There is no blob {digest}")))
+    found.ok_or_else(|| ApiError::Missing(format!("There is no blob {digest}")))
 }
 
 /// Disks are waited for beside the front's other work.

@@ -61,10 +61,7 @@ impl Held {
     /// # Errors
     /// When others, or the client's other requests, hold it now; or when it is more than there ever is.
     pub fn more(&mut self, bytes: u64) -> Result<(), NoRoom> {
-        let most = self.buffers.most / 2;
-        if self.bytes.saturating_add(bytes) > most {
-            return Err(NoRoom::Ever { most });
-        }
+        self.could_have(bytes)?;
         let mut shares = self.buffers.shares();
         let own = shares.of.get(&self.client).copied().unwrap_or(0) + bytes;
         let all = shares.held + bytes;
@@ -76,6 +73,13 @@ impl Held {
         drop(shares);
         self.bytes += bytes;
         Ok(())
+    }
+
+    /// # Errors
+    /// When so much more is more than there ever is.
+    pub fn could_have(&self, bytes: u64) -> Result<(), NoRoom> {
+        let most = self.buffers.most / 2;
+        if self.bytes.saturating_add(bytes) > most { Err(NoRoom::Ever { most }) } else { Ok(()) }
     }
 
     /// Gives back so much of it.

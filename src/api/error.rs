@@ -67,7 +67,9 @@ pub enum ApiError {
     #[error("{0}")]
     TooLargeFor(String),
     #[error("{0}")]
-    NoBlob(String),
+    Missing(String),
+    #[error("{0}")]
+    OtherBody(String),
     #[error("{0}")]
     NoRoom(String),
     #[error("{0}")]
@@ -79,6 +81,11 @@ pub enum ApiError {
 }
 
 impl ApiError {
+    /// What its answer says.
+    pub fn body(&self) -> ErrorBody {
+        ErrorBody { error: self.kind().1.into(), details: self.to_string() }
+    }
+
     fn kind(&self) -> (StatusCode, &'static str) {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Validation error"),
@@ -91,7 +98,8 @@ impl ApiError {
             Self::NotJson | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
             Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
-            Self::NoBlob(_) => (StatusCode::NOT_FOUND, "Not found"),
+            Self::Missing(_) => (StatusCode::NOT_FOUND, "Not found"),
+            Self::OtherBody(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency conflict"),
             Self::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "Insufficient storage"),
             Self::Unsatisfiable(_) => (StatusCode::RANGE_NOT_SATISFIABLE, "Range not satisfiable"),
             Self::NotHere(_) => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
@@ -102,10 +110,9 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let (status, error) = self.kind();
-        let body = ErrorBody { error: error.into(), details: self.to_string() };
+        let body = self.body();
         let text = ErrorText(body.details.clone());
-        let mut response = (status, Json(body)).into_response();
+        let mut response = (self.kind().0, Json(body)).into_response();
         response.extensions_mut().insert(text);
         let headers = response.headers_mut();
         match self {

@@ -119,7 +119,12 @@ pub async fn execute(
 ) -> Result<Response, ApiError> {
     let (body, held) = take_body(&app, client, &headers, body).await?;
     let shared = app.clone();
-    let (planned, mut held) = beside(body.len(), move || plan(&shared, body, held)).await?;
+    let (planned, mut held) = beside(body.len(), move || {
+        let Plan { planned, mut held, output, tasks } = plan(&shared, body, held)?;
+        hold_output(&mut held, output, tasks)?;
+        Ok((planned, held))
+    })
+    .await?;
     let mut room = |bytes| held.more(bytes).is_ok();
     let ended = app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)?;
     let results = match ended {
@@ -130,8 +135,17 @@ pub async fn execute(
     json_answer(held, ExecuteResponse { results })
 }
 
-/// The tasks of a body, and room for what they may write.
-fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiError> {
+/// What a body asks for, with what is held for it.
+pub struct Plan<T> {
+    pub planned: T,
+    pub held: Held,
+    /// Bytes that its tasks may write.
+    pub output: u64,
+    pub tasks: usize,
+}
+
+/// The tasks of a body.
+pub fn plan(app: &App, body: Bytes, mut held: Held) -> Result<Plan<Planned>, ApiError> {
     held.more(parsed_size(&body))?;
     let ExecuteRequest { tasks, connect } = parse(&body, app.settings().config.execution.max_tasks as usize)?;
     held.less(body.len() as u64);
@@ -140,8 +154,7 @@ fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiEr
     tracing::Span::current().record("tasks", count);
     let planned = Planned::new(&app.engine, tasks, &connect, &offers(app)?)
         .map_err(|error| ApiError::Invalid(error.to_string()))?;
-    hold_output(&mut held, planned.output(), count)?;
-    Ok((planned, held))
+    Ok(Plan { output: planned.output(), planned, held, tasks: count })
 }
 
 /// Takes room for what so many tasks may write, and for their results beside that.
@@ -149,14 +162,24 @@ fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Planned, Held), ApiEr
 /// # Errors
 /// `Invalid` when it is more than there ever is, `Saturated` when it is more than there is now.
 pub fn hold_output(held: &mut Held, bytes: u64, tasks: usize) -> Result<(), ApiError> {
-    held.more(bytes + RESULT_BYTES * tasks as u64).map_err(|lack| match lack {
+    held.more(output_size(bytes, tasks)).map_err(|lack| no_room(lack, bytes))
+}
+
+/// Bytes that so many tasks and their output take.
+pub fn output_size(bytes: u64, tasks: usize) -> u64 {
+    bytes + RESULT_BYTES * tasks as u64
+}
+
+/// Why there is no room for output of so many bytes.
+pub fn no_room(lack: NoRoom, bytes: u64) -> ApiError {
+    match lack {
         NoRoom::Ever { most } => ApiError::Invalid(format!(
             "Invalid tasks: their output limits add up to {}, and this server holds {} at most for one client",
             task::Bytes(bytes),
             task::Bytes(most)
         )),
         NoRoom::Now => lack.into(),
-    })
+    }
 }
 
 pub fn saturated(Saturated { retry_after }: Saturated) -> ApiError {

@@ -12,7 +12,7 @@ use super::App;
 use super::answer::json_answer;
 use super::buffers::Held;
 use super::error::{ApiError, ErrorBody, NotAdmitted};
-use super::execute::{beside, hold_output, offers, parse_object, parsed_size, saturated, take_body};
+use super::execute::{Plan, beside, hold_output, offers, parse_object, parsed_size, saturated, take_body};
 use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
 use crate::scheduler::{Client, RETRY_AFTER};
 
@@ -51,7 +51,12 @@ pub async fn judge(
 ) -> Result<Response, ApiError> {
     let (body, held) = take_body(&app, client, &headers, body).await?;
     let shared = app.clone();
-    let (judgement, held) = beside(body.len(), move || plan(&shared, body, held)).await?;
+    let (judgement, held) = beside(body.len(), move || {
+        let Plan { planned, mut held, output, tasks } = plan(&shared, body, held)?;
+        hold_output(&mut held, output, tasks)?;
+        Ok((planned, held))
+    })
+    .await?;
     match judgement.run(&app.engine, client, &[], &|_, _| {}).await.map_err(saturated)? {
         Judged::Response(response) => json_answer(held, *response),
         Judged::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
@@ -59,8 +64,8 @@ pub async fn judge(
     }
 }
 
-/// The judgement of a body, and room for what its programs may write.
-fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Judgement, Held), ApiError> {
+/// The judgement of a body.
+pub fn plan(app: &App, body: Bytes, mut held: Held) -> Result<Plan<Judgement>, ApiError> {
     held.more(parsed_size(&body))?;
     let request: JudgeRequest = parse_object(&body)?;
     held.less(body.len() as u64);
@@ -72,6 +77,5 @@ fn plan(app: &App, body: Bytes, mut held: Held) -> Result<(Judgement, Held), Api
     tracing::Span::current().record("tasks", cases);
     let judgement =
         Judgement::parse(&app.engine, request, &offers(app)?).map_err(|error| ApiError::Invalid(error.to_string()))?;
-    hold_output(&mut held, judgement.output(), cases)?;
-    Ok((judgement, held))
+    Ok(Plan { output: judgement.output(), planned: judgement, held, tasks: cases })
 }

@@ -18,6 +18,7 @@ mod error;
 mod execute;
 mod health;
 mod images;
+mod jobs;
 mod judge;
 mod linger;
 mod log;
@@ -38,6 +39,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::config::Config;
 use crate::execution::Engine;
 use crate::image::Catalog;
+pub use crate::jobs::Jobs;
 use buffers::Buffers;
 pub use connections::Ping;
 use connections::{InFlight, Shares};
@@ -56,6 +58,8 @@ struct App {
     engine: Arc<Engine>,
     buffers: Arc<Buffers>,
     in_flight: InFlight,
+    /// None where there is no place for them.
+    jobs: Option<Arc<Jobs>>,
 }
 
 impl App {
@@ -100,7 +104,7 @@ impl Live {
 #[derive(Debug, Clone)]
 struct Owner(String);
 
-/// Serves until `shutdown` is done and every request that was taken is answered; answers pings until `shutdown` is done.
+/// Serves until `shutdown` is done, every request that was taken is answered, and no job runs; answers pings until `shutdown` is done.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -109,6 +113,7 @@ pub async fn serve(
     live: Live,
     catalog: Catalog,
     engine: Arc<Engine>,
+    jobs: Option<Arc<Jobs>>,
     pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -120,8 +125,22 @@ pub async fn serve(
     let in_flight = InFlight::default();
     let proxies = &config.server.trusted_proxies;
     let shares = (Shares::new(config.server.connections_per_ip.get(), proxies), Linger::new(proxies));
-    let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone() };
-    connections::serve(listener, shares, router(Arc::new(app)), pings, shutdown, in_flight).await;
+    let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone(), jobs };
+    let app = Arc::new(app);
+    if let Some(jobs) = app.jobs.clone() {
+        tokio::spawn(jobs::run(app.clone(), jobs));
+    }
+    let stop = {
+        let jobs = app.jobs.clone();
+        async move {
+            shutdown.await;
+            jobs.inspect(|jobs| jobs.stop());
+        }
+    };
+    connections::serve(listener, shares, router(app.clone()), pings, stop, in_flight).await;
+    if let Some(jobs) = &app.jobs {
+        jobs.idle().await;
+    }
     Ok(())
 }
 

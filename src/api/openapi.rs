@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, blobs, execute, health, images, judge};
+use super::{App, blobs, execute, health, images, jobs, judge};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,7 @@ use super::{App, blobs, execute, health, images, judge};
         (name = "Health Check", description = "Whether the service runs"),
         (name = "Task Execution", description = "Running tasks"),
         (name = "Images", description = "What tasks can run in"),
+        (name = "Jobs", description = "Tasks and judgements whose answers are fetched later"),
         (name = "Blobs", description = "Bytes by their digest, for tasks to take and to leave"),
     )
 )]
@@ -46,6 +47,8 @@ pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(judge::judge))
         .routes(routes!(images::images))
         .routes(routes!(images::languages))
+        .routes(routes!(jobs::submit, jobs::list))
+        .routes(routes!(jobs::get, jobs::delete))
         .routes(routes!(blobs::put))
         .routes(routes!(blobs::put_named, blobs::get, blobs::head, blobs::delete))
 }
@@ -73,12 +76,14 @@ mod tests {
             for (status, response) in responses {
                 let content = &response["content"]["application/json"];
                 assert!(content["schema"].is_object(), "{status}");
-                assert!(status == "200" || content["example"]["details"].is_string(), "{status}");
+                assert!(matches!(&**status, "200" | "202") || content["example"]["details"].is_string(), "{status}");
             }
             responses.keys().cloned().collect()
         };
         let execute = ["200", "400", "401", "403", "408", "413", "415", "429", "500", "503"];
         assert_eq!(statuses("/execute", "post"), execute);
+        let jobs = ["202", "400", "401", "403", "408", "413", "415", "422", "429", "500", "503", "507"];
+        assert_eq!(statuses("/jobs", "post"), jobs);
         assert_eq!(statuses("/images", "get"), ["200", "401", "403", "429", "500"]);
         assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
     }

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use nix::unistd::{Gid, Uid};
@@ -20,6 +20,7 @@ use crate::chain::chain;
 use crate::config::{Config, Pressure};
 use crate::execution::Engine;
 use crate::image::{Catalog, Store};
+use crate::jobs::{self, Jobs, OpenError};
 use crate::keeper::wire::{self, Message, Word};
 use crate::sandbox::confine::{self, Confined, Reach};
 use crate::scheduler::{Capacity, Scheduler, Shares, Stall};
@@ -30,17 +31,20 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 pub fn run() -> anyhow::Result<ExitCode> {
     crate::keeper::ignore_signals()?;
     let keeper = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3)?);
-    let (config, memory_pressure, fds) = match wire::receive(&keeper).context("hear from the keeper")? {
-        Some((Message::Start { config, id, memory_pressure }, fds)) => {
-            // Before anything else: until here there is one thread, and nothing from the network was read.
-            give_up_privileges(id).context("give up privileges")?;
-            (serde_json::from_str::<Config>(&config)?, memory_pressure, fds)
-        }
-        _ => anyhow::bail!("the front is started by `faber serve`"),
-    };
+    let (config, memory_pressure, fds, has_blobs, has_jobs) =
+        match wire::receive(&keeper).context("hear from the keeper")? {
+            Some((Message::Start { config, id, memory_pressure, has_blobs, has_jobs }, fds)) => {
+                // Before anything else: until here there is one thread, and nothing from the network was read.
+                give_up_privileges(id).context("give up privileges")?;
+                (serde_json::from_str::<Config>(&config)?, memory_pressure, fds, has_blobs, has_jobs)
+            }
+            _ => anyhow::bail!("the front is started by `faber serve`"),
+        };
     let mut fds = fds.into_iter();
     let (Some(listener), Some(spool)) = (fds.next(), fds.next()) else { anyhow::bail!("descriptors are missing") };
-    let held = Held { listener: listener.into(), spool: spool.into(), blobs: fds.next() };
+    let blobs = if has_blobs { fds.next() } else { None };
+    let jobs = if has_jobs { fds.next() } else { None };
+    let held = Held { listener: listener.into(), spool: spool.into(), blobs, jobs };
     let confined = confine(&config, memory_pressure.as_deref(), &held).context("confine this process")?;
     log::start(&config.log);
     if confined != Confined::Fully {
@@ -71,13 +75,13 @@ fn give_up_privileges(id: u32) -> anyhow::Result<()> {
 fn confine(config: &Config, memory_pressure: Option<&Path>, held: &Held) -> Result<Confined, confine::ConfineError> {
     let names = Store::new(&config.data_dir).names();
     let readable: Vec<PathBuf> = memory_pressure.map(Path::to_owned).into_iter().chain([names]).collect();
-    let writable: Vec<BorrowedFd<'_>> =
-        [held.spool.as_fd()].into_iter().chain(held.blobs.as_ref().map(AsFd::as_fd)).collect();
+    let directories = held.blobs.iter().chain(&held.jobs).map(AsFd::as_fd);
+    let writable: Vec<BorrowedFd<'_>> = [held.spool.as_fd()].into_iter().chain(directories).collect();
     confine::confine(&Reach { readable: &readable, writable: &writable })
 }
 
 async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathBuf>, held: Held) -> anyhow::Result<()> {
-    let Held { listener, spool, blobs } = held;
+    let Held { listener, spool, blobs, jobs } = held;
     let catalog = Catalog::new(Store::new(&config.data_dir));
     let execution = &config.execution;
     let capacity = Capacity {
@@ -106,6 +110,13 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
     if let Some(blobs) = &blobs {
         tokio::spawn(sweep_blobs(blobs.clone(), config.blobs.lifetime.0));
     }
+    let jobs = match jobs {
+        Some(directory) => open_jobs(&config, directory).await,
+        None => None,
+    };
+    if let Some(jobs) = &jobs {
+        tokio::spawn(sweep_jobs(jobs.clone()));
+    }
     let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
     let grace = config.server.shutdown_grace.0;
     let live = Live::new(config);
@@ -116,7 +127,7 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         move || listen(&keeper, &Renewed { live, engine, scheduler }, &runtime, &drain, &ping)
     });
     let (begin, begun) = oneshot::channel();
-    let served = crate::api::serve(listener, live, catalog, engine, pings, async {
+    let served = crate::api::serve(listener, live, catalog, engine, jobs.clone(), pings, async {
         let _ = begun.await;
     });
     tokio::pin!(served);
@@ -126,6 +137,8 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
     }
     let _ = begin.send(());
     if tokio::time::timeout(grace, &mut served).await.is_err() {
+        // What their tasks come to from here on is not what they would have come to.
+        jobs.inspect(|jobs| jobs.abandon());
         scheduler.cancel_all();
         let _ = tokio::time::timeout(LAST_ANSWERS, &mut served).await;
     }
@@ -165,6 +178,8 @@ struct Held {
     spool: Spool,
     /// The directory of the blobs.
     blobs: Option<OwnedFd>,
+    /// That of the jobs.
+    jobs: Option<OwnedFd>,
 }
 
 /// Without them the service goes on, and says so.
@@ -176,6 +191,47 @@ fn open_blobs(config: &Config, directory: OwnedFd) -> Option<Arc<Blobs>> {
         Err(error) => {
             tracing::error!(error = chain(&error), "blobs cannot be kept");
             None
+        }
+    }
+}
+
+/// Those of a server that was killed are its front's until that has ended, too.
+const LET_GO: Duration = Duration::from_secs(3);
+
+/// Without them the service goes on, and says so.
+async fn open_jobs(config: &Config, directory: OwnedFd) -> Option<Arc<Jobs>> {
+    let crate::config::Jobs { count, total, per_key, lifetime, .. } = &config.jobs;
+    let (count, running) = (u64::from(*count), config.slots());
+    let bounds = jobs::Bounds { count, per_owner: per_key.0, total: total.0, lifetime: lifetime.0, running };
+    let opened = tokio::task::spawn_blocking(move || {
+        let begun = Instant::now();
+        loop {
+            match Jobs::open(&directory, bounds) {
+                Err(OpenError::InUse) if begun.elapsed() < LET_GO => std::thread::sleep(Duration::from_millis(20)),
+                opened => return opened,
+            }
+        }
+    });
+    match opened.await {
+        Ok(Ok(jobs)) => Some(Arc::new(jobs)),
+        Ok(Err(error)) => {
+            tracing::error!(error = chain(&error), "jobs cannot be kept");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+/// Forgets jobs that ended before their lifetime, some time after that.
+async fn sweep_jobs(jobs: Arc<Jobs>) {
+    let interval = (jobs.lifetime() / 10).clamp(Duration::from_secs(1), Duration::from_secs(600));
+    loop {
+        tokio::time::sleep(interval).await;
+        let jobs = jobs.clone();
+        match tokio::task::spawn_blocking(move || jobs.sweep()).await {
+            Ok(Ok(0)) | Err(_) => {}
+            Ok(Ok(forgotten)) => tracing::info!(forgotten, "jobs ended long ago and are forgotten"),
+            Ok(Err(error)) => tracing::warn!(error = chain(&error), "jobs cannot be forgotten yet"),
         }
     }
 }

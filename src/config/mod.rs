@@ -30,6 +30,7 @@ pub struct Config {
     pub outputs: Outputs,
     pub archives: Archives,
     pub blobs: Blobs,
+    pub jobs: Jobs,
     pub cache: Cache,
     pub judge: Judge,
     pub compat: Compat,
@@ -163,6 +164,17 @@ pub struct Blobs {
     pub each: Size,
     pub total: Size,
     pub per_key: Size,
+    pub lifetime: Span,
+}
+
+/// Requests that are answered later, below the data directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jobs {
+    pub count: u32,
+    pub total: Size,
+    pub per_key: Size,
+    pub response: Size,
     pub lifetime: Span,
 }
 

@@ -24,7 +24,7 @@ use crate::artifact::{Artifact, Spool};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::graph::{Connection, Plan, PlanError};
-use crate::scheduler::{Admission, Client, Finished, Piped, QueueTimeout, Saturated, Scheduler, Submission};
+use crate::scheduler::{Admission, Asker, Finished, Piped, QueueTimeout, Saturated, Scheduler, Submission};
 use crate::task::{
     Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
 };
@@ -242,12 +242,12 @@ impl Engine {
     /// When too many of the client's tasks wait: then none was taken.
     pub async fn run(
         &self,
-        client: Client,
+        asker: impl Into<Asker>,
         owner: &str,
         mut planned: Planned,
         room: &mut Room<'_>,
     ) -> Result<Ended, Saturated> {
-        let admission = self.scheduler.admit(client, planned.steps())?;
+        let admission = self.scheduler.admit(asker, planned.steps())?;
         let mut ends: Vec<Option<End>> = vec![None; planned.tasks.len() + planned.compilations.len()];
         let mut running = FuturesUnordered::new();
         loop {

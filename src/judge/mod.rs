@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::artifact::Artifact;
 use crate::execution::{self, End, Engine, Loose, Pipe, Prepared, loose, tell_compilation};
-use crate::scheduler::{Admission, Client, Finished, Saturated};
+use crate::scheduler::{Admission, Asker, Finished, Saturated};
 use crate::task::{
     CaseInput, CasePart, Compare, Content, Job, Node, Offer, Report, ResourceLimits, Status, Stream, Task, TaskRequest,
     TaskResult, Verdict, WorkspacePath,
@@ -130,12 +130,12 @@ impl Judgement {
     pub async fn run(
         self,
         engine: &Engine,
-        client: Client,
+        asker: impl Into<Asker>,
         files: &[CaseFiles],
         progress: Progress<'_>,
     ) -> Result<Judged, Saturated> {
         let together = if matches!(self.decision, Decision::Interactor(_)) { 2 } else { 1 };
-        let admission = engine.scheduler.admit(client, WINDOW.min(self.cases.len()).max(2) * together)?;
+        let admission = engine.scheduler.admit(asker, WINDOW.min(self.cases.len()).max(2) * together)?;
         let (solution, decider) = future::join(prepare(engine, &self.solution, &admission), async {
             match &self.decision {
                 Decision::Compare(_) => None,

@@ -94,6 +94,8 @@ struct Keeper {
     spool: Spool,
     /// Where blobs are kept, as the front may write there.
     blobs: Option<Shared>,
+    /// The same of jobs.
+    jobs: Option<Shared>,
     front: Option<Front>,
     front_restart: Restart,
     slots: Vec<SlotKeeper>,
@@ -133,7 +135,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
     let signals = take_signals().map_err(at("take the signals"))?;
     let front_ids = UidRange::claim(&instance.claims_of_ids())?;
     let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
-    let blobs = open_blobs(&plan.runner.data_dir, &front_ids);
+    let [blobs, jobs] = ["blobs", "jobs"].map(|name| open_directory(&plan.runner.data_dir, name, &front_ids));
     let slots = (0..plan.slots)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, restart: Restart::new(), has_remains: false })
         .collect();
@@ -144,6 +146,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
         front_ids,
         spool,
         blobs,
+        jobs,
         front: None,
         front_restart: Restart::new(),
         slots,
@@ -224,9 +227,11 @@ impl Keeper {
             config: self.plan.config.clone(),
             id: self.front_ids.base(),
             memory_pressure: self.instance.memory_pressure(),
+            has_blobs: self.blobs.is_some(),
+            has_jobs: self.jobs.is_some(),
         };
-        let blobs = self.blobs.as_ref().map(|blobs| blobs.directory.as_fd());
-        let fds: Vec<BorrowedFd<'_>> = [listener.as_fd(), self.spool.as_fd()].into_iter().chain(blobs).collect();
+        let directories = self.blobs.iter().chain(&self.jobs).map(|shared| shared.directory.as_fd());
+        let fds: Vec<BorrowedFd<'_>> = [listener.as_fd(), self.spool.as_fd()].into_iter().chain(directories).collect();
         match Front::start(&start, &fds) {
             Ok(front) => self.front = Some(front),
             Err(error) => {
@@ -394,11 +399,11 @@ impl Terminal {
     }
 }
 
-/// Without a place for blobs the service goes on, and says so.
-fn open_blobs(data_dir: &Path, front: &UidRange) -> Option<Shared> {
-    let path = data_dir.join("blobs");
+/// Without a place for blobs or jobs the service goes on, and says so.
+fn open_directory(data_dir: &Path, name: &str, front: &UidRange) -> Option<Shared> {
+    let path = data_dir.join(name);
     share_directory(&path, front)
-        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "blobs cannot be kept here"))
+        .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "{name} cannot be kept here"))
         .ok()
 }
 

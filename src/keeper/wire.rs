@@ -1,7 +1,7 @@
 //! What keeper and front tell each other, over a stream socket; descriptors travel with the message they belong to.
 //!
 //! ```text
-//! keeper: Start + [listening socket, spool, and the blobs' directory if there is one]
+//! keeper: Start + [listening socket, spool, and the directories of blobs and of jobs, as far as there are any]
 //! keeper: Runner + [socket]        for each runner, and again for each that takes a dead one's place
 //! keeper: Renew                    the configuration was read again
 //! keeper: Ping                     now and then: does it serve?
@@ -24,11 +24,14 @@ use crate::frame;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Message {
-    /// The configuration, as JSON, the uid and gid to become, and where to read the tasks' memory pressure.
+    /// The configuration, as JSON, the uid and gid to become, where to read the tasks' memory pressure, and which directories come
+    /// along.
     Start {
         config: String,
         id: u32,
         memory_pressure: Option<PathBuf>,
+        has_blobs: bool,
+        has_jobs: bool,
     },
     Runner {
         slot: String,

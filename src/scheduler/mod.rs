@@ -178,6 +178,30 @@ impl Job {
     }
 }
 
+/// Who wants tasks run, and how long they may wait for their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asker {
+    pub client: Client,
+    pub patience: Patience,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// The queue's own, [`Capacity::queue_timeout`].
+    Queue,
+    /// Nobody holds a connection open for them.
+    Endless,
+}
+
+/// Ten years: a deadline has to be a time that there is.
+const ENDLESS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+impl From<Client> for Asker {
+    fn from(client: Client) -> Self {
+        Self { client, patience: Patience::Queue }
+    }
+}
+
 /// Too many of the client's tasks wait: nothing of the request was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many of the client's tasks wait")]
@@ -204,6 +228,7 @@ pub struct Pending {
 pub struct Admission {
     scheduler: Arc<Scheduler>,
     client: Client,
+    patience: Patience,
     request: RequestId,
     left: std::sync::atomic::AtomicUsize,
 }
@@ -237,7 +262,8 @@ impl Scheduler {
     }
 
     /// Lets the client submit so many tasks, now or later, if there is room for all of them.
-    pub fn admit(self: &Arc<Self>, client: Client, tasks: usize) -> Result<Admission, Saturated> {
+    pub fn admit(self: &Arc<Self>, asker: impl Into<Asker>, tasks: usize) -> Result<Admission, Saturated> {
+        let Asker { client, patience } = asker.into();
         let mut state = self.state();
         // Those whose client went away no longer count.
         state.queue.retain(|unit| !unit.is_given_up());
@@ -249,7 +275,7 @@ impl Scheduler {
         }
         *state.promised.entry(client).or_default() += tasks;
         let request = state.number();
-        Ok(Admission { scheduler: self.clone(), client, request, left: tasks.into() })
+        Ok(Admission { scheduler: self.clone(), client, patience, request, left: tasks.into() })
     }
 
     /// Why so many tasks can never run together, if so.
@@ -489,7 +515,10 @@ impl Admission {
                 ticket: tickets.pop(),
                 span,
             });
-            let patience = self.scheduler.capacity.queue_timeout;
+            let patience = match self.patience {
+                Patience::Queue => self.scheduler.capacity.queue_timeout,
+                Patience::Endless => ENDLESS,
+            };
             pending.push(Pending { started: has_started, reply: finished, queued: Instant::now(), patience });
         }
         state.queue.push(self.client, Unit { jobs, passed: 0 });

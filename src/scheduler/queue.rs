@@ -3,8 +3,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 /// Who waits: clients take turns, however many tasks each has waiting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Client {
     /// The id of an API key.
     Key(u64),

@@ -41,20 +41,20 @@ fn has_room(server: &Server, bytes: usize) -> bool {
 }
 
 /// A directory for a server's data, which it shares with the next.
-struct Data(TempDir);
+pub struct Data(TempDir);
 
 impl Data {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         Self(dir)
     }
 
-    fn path(&self) -> String {
+    pub fn path(&self) -> String {
         self.0.path().join("data").to_str().unwrap().to_owned()
     }
 
-    fn server(&self, env: &[(&str, &str)]) -> Server {
+    pub fn server(&self, env: &[(&str, &str)]) -> Server {
         let path = self.path();
         open(&[&[("FABER_DATA_DIR", path.as_str())], env].concat())
     }

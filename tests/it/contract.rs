@@ -573,7 +573,7 @@ fn when_faber_itself_cannot_make_containers_the_answer_is_500() {
     // The keeper and its runners may open nothing any more; the front is as it was.
     let front = server.processes("front");
     for pid in server.processes("runner").into_iter().chain([server.pid()]) {
-        let few = Rlimit { current: Some(15), maximum: Some(15) };
+        let few = Rlimit { current: Some(16), maximum: Some(16) };
         prlimit(Pid::from_raw(pid), Resource::Nofile, few).unwrap();
     }
     eventually("an answer that says so", || {

@@ -18,6 +18,7 @@ mod hostile;
 mod images;
 mod input;
 mod isolation;
+mod jobs;
 mod judge;
 mod lifecycle;
 mod limits;

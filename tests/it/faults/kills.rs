@@ -17,14 +17,14 @@ use super::{dice, times};
 use crate::support::{Family, Server, children, eventually};
 
 /// Looks from outside which tasks run: each tells its number by its name.
-struct Witness {
+pub struct Witness {
     seen: Arc<Mutex<BTreeMap<String, BTreeSet<i32>>>>,
     over: Arc<AtomicBool>,
     looking: Option<JoinHandle<()>>,
 }
 
 impl Witness {
-    fn new(mark: String) -> Self {
+    pub fn new(mark: String) -> Self {
         let (seen, over) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicBool::new(false)));
         let looking = std::thread::spawn({
             let (seen, over) = (seen.clone(), over.clone());
@@ -38,7 +38,7 @@ impl Witness {
         Self { seen, over, looking: Some(looking) }
     }
 
-    fn end(mut self) -> BTreeMap<String, BTreeSet<i32>> {
+    pub fn end(mut self) -> BTreeMap<String, BTreeSet<i32>> {
         self.over.store(true, Ordering::Relaxed);
         self.looking.take().unwrap().join().unwrap();
         std::mem::take(&mut *self.seen.lock().unwrap())

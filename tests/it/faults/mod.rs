@@ -3,7 +3,7 @@
 //! What takes minutes does a part of itself here, and all of it where the environment asks: `TEST_KILLS=500`, `TEST_SOAK=50000`.
 
 mod builds;
-mod kills;
+pub mod kills;
 mod machine;
 
 /// How often, where the environment does not say.
@@ -12,7 +12,7 @@ pub fn times(variable: &str, otherwise: usize) -> usize {
 }
 
 /// Chance, the same for the same seed.
-fn dice() -> fastrand::Rng {
+pub fn dice() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed())
 }
 
