@@ -110,40 +110,40 @@ fn each_cell_has_its_own_limits_figures_and_outcome() {
     let large = json!({ "command": "python3", "args": ["-c", "x = bytearray(40 << 20)\nimport time\nwhile time.process_time() < 0.3: pass"] });
     let small = bash("sleep 0.01 & sleep 0.01 & wait");
     let tasks: Vec<&Value> = (0..10).flat_map(|_| [&large, &small]).collect();
+    let (mut least, mut most) = (u64::MAX, 0);
     for (result, is_large) in server.results(&json!({ "tasks": tasks })).iter().zip([true, false].iter().cycle()) {
         let usage = &result["resource_usage"];
         let figure = |name: &str| usage[name].as_u64().unwrap();
         let (memory, cpu, processes) =
             (figure("memory_peak_bytes") >> 20, figure("cpu_time_ns") / 1_000_000, figure("process_count"));
         match is_large {
-            true => assert!((40..60).contains(&memory) && (300..600).contains(&cpu) && processes == 1, "{usage}"),
-            false => assert!(memory < 8 && cpu < 100 && processes == 3, "{usage}"),
+            true => assert!((40..60).contains(&memory) && cpu >= 300 && processes == 1, "{usage}"),
+            false => assert!(memory < 8 && processes == 3, "{usage}"),
         }
+        if *is_large { least = least.min(cpu) } else { most = most.max(cpu) }
     }
+    assert!(most < least, "{most} {least}");
 }
 
 #[test]
 fn requests_at_once_have_no_container_in_common() {
     let server = Server::start(&["--open-mode"], &TWO);
-    // The container's init is two above; a task sees neither, the machine does.
-    let clients: Vec<_> = ["3.1", "3.2"]
+    let clients: Vec<_> = ["0.31", "0.32"]
         .iter()
-        .map(|time| {
-            let mut tasks = vec![json!({ "command": "true" }); 9];
-            tasks.push(json!({ "command": "sleep", "args": [time] }));
-            server.ask(&json!({ "tasks": tasks }))
-        })
+        .map(|time| server.ask(&json!({ "tasks": vec![json!({ "command": "sleep", "args": [time] }); 16] })))
         .collect();
-    eventually("both run", || ["3.1", "3.2"].iter().all(|time| running(&["sleep", time]).len() == 1));
-    let containers: BTreeSet<i32> = ["3.1", "3.2"]
-        .iter()
-        .map(|time| {
-            let ancestors = ancestors(&server, running(&["sleep", time])[0]);
-            assert_eq!(ancestors.len(), 3);
-            ancestors[1]
-        })
-        .collect();
-    assert_eq!(containers.len(), 2);
+    // The containers of a request's cells, as far as there are any now.
+    let containers = |time: &str| -> BTreeSet<i32> {
+        let above = running(&["sleep", time]).into_iter().map(|pid| ancestors(&server, pid));
+        above.filter(|ancestors| ancestors.len() == 3).map(|ancestors| ancestors[1]).collect()
+    };
+    let mut seen = ["0.31", "0.32"].map(|_| BTreeSet::new());
+    eventually("both have cells", || {
+        seen[0].extend(containers("0.31"));
+        seen[1].extend(containers("0.32"));
+        seen.iter().all(|seen| !seen.is_empty())
+    });
+    assert_eq!(seen[0].intersection(&seen[1]).count(), 0, "{seen:?}");
     drop(clients);
 }
 
