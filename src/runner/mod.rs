@@ -124,12 +124,9 @@ impl Runner {
         say(socket, &Notice::Ready)?;
         loop {
             // One is to wait for the like of what came last.
-            let is_short = !self.waiting.iter().any(|waiting| waiting.created.image() == self.image);
-            let due = match self.shared.due() {
-                // Until then the next task is most likely its request's.
-                Some(over) => Some(over),
-                None => is_short.then(|| restart.due()),
-            };
+            let refill =
+                self.is_short().then(|| self.shared.quiet().map_or(restart.due(), |quiet| quiet.max(restart.due())));
+            let due = refill.into_iter().chain(self.shared.due()).min();
             match wait(socket, &self.waiting, due)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
@@ -138,8 +135,12 @@ impl Runner {
                 Event::InitGone(index) => {
                     restart.ended(self.waiting.remove(index).since.elapsed());
                 }
-                Event::Due if !self.shared.is_empty() => self.shared.let_go(),
-                Event::Due => self.refill()?,
+                Event::Due => {
+                    self.shared.let_go();
+                    if refill.is_some_and(|due| due <= Instant::now()) {
+                        self.refill()?;
+                    }
+                }
                 Event::Order(Order::Run { task, pipes, hold, sharing }, fds) => {
                     let image = task.image.clone();
                     let sharing = sharing.filter(|_| self.most > 1);
@@ -157,14 +158,23 @@ impl Runner {
         match sharing {
             // The image may be gone.
             Some(Sharing { request, more: true }) if self.image == *image => {
-                Ok(self.shared.refill(&mut self.slot, request, image)?)
+                if self.shared.refill(&mut self.slot, request, image)? { Ok(()) } else { self.top_up() }
             }
             Some(Sharing { request, .. }) => {
                 self.shared.end(request);
-                self.refill()
+                self.top_up()
             }
-            None => self.refill(),
+            None => self.top_up(),
         }
+    }
+
+    /// Whether no container waits for the like of what came last.
+    fn is_short(&self) -> bool {
+        !self.waiting.iter().any(|waiting| waiting.created.image() == self.image)
+    }
+
+    fn top_up(&mut self) -> Result<(), RunnerError> {
+        if self.is_short() { self.refill() } else { Ok(()) }
     }
 
     /// Has a container wait for what comes next, which is most likely the like of what came last.

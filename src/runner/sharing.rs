@@ -7,10 +7,15 @@ use std::time::{Duration, Instant};
 use crate::sandbox::{ContainerError, Created, Host, Slot};
 use crate::task::ImageId;
 
-/// So many requests have a container here at most: those whose tasks came last.
+/// So many requests have a container here at most.
 const REQUESTS: usize = 4;
-/// How long one is kept for a request of which nothing comes: its last tasks may have gone to other runners.
-const KEPT: Duration = Duration::from_millis(100);
+/// One that was used within this time does not make way for another: else each would be made for one task, when many take turns.
+const RECENT: Duration = Duration::from_millis(200);
+/// How long one is kept for a request of which nothing comes: others have their turns in between, and its last tasks may have gone to
+/// other runners.
+const KEPT: Duration = Duration::from_secs(2);
+/// So long after a request's task the next one here is most likely its, too.
+const QUIET: Duration = Duration::from_millis(20);
 
 /// The last one used is last.
 #[derive(Default)]
@@ -37,15 +42,20 @@ impl Shared {
         container.cell.take().filter(Created::is_waiting)
     }
 
-    /// Has a cell wait for the request's next task.
+    /// Has a cell wait for the request's next task; false when others have all the places.
     ///
     /// # Errors
     /// When the container or the cell cannot be made.
-    pub fn refill(&mut self, slot: &mut Slot, request: u64, image: &ImageId) -> Result<(), ContainerError> {
+    pub fn refill(&mut self, slot: &mut Slot, request: u64, image: &ImageId) -> Result<bool, ContainerError> {
+        // Whoever kills inits may have killed one of these.
+        self.0.retain(|container| container.host.is_there());
         let mut container = match self.0.iter().position(|container| container.is_for(request, image)) {
             Some(index) => self.0.remove(index),
             None => {
-                while self.0.len() >= REQUESTS {
+                if self.0.len() >= REQUESTS {
+                    if self.0[0].used.elapsed() < RECENT {
+                        return Ok(false);
+                    }
                     self.0.remove(0);
                 }
                 Container { request, cell: None, host: slot.host(image)?, used: Instant::now() }
@@ -56,7 +66,7 @@ impl Shared {
         }
         container.used = Instant::now();
         self.0.push(container);
-        Ok(())
+        Ok(true)
     }
 
     /// No more of the request comes.
@@ -69,12 +79,13 @@ impl Shared {
         self.0.first().map(|container| container.used + KEPT)
     }
 
+    /// When something else is to be expected than another task of these requests; None if there are none.
+    pub fn quiet(&self) -> Option<Instant> {
+        self.0.last().map(|container| container.used + QUIET)
+    }
+
     /// Lets go of those that were kept for long enough.
     pub fn let_go(&mut self) {
         self.0.retain(|container| container.used.elapsed() < KEPT);
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::process::Pid;
 
@@ -32,6 +33,11 @@ impl Host {
     /// The image it is of.
     pub fn image(&self) -> ImageId {
         self.0.image.id()
+    }
+
+    /// Whether its init has not come to an end.
+    pub fn is_there(&self) -> bool {
+        !readable_within(&self.0.init.handle, Duration::ZERO)
     }
 
     /// Makes a cell, up to its task's process waiting for a command.
