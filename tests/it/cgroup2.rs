@@ -160,9 +160,12 @@ fn a_task_sees_as_many_processors_as_it_may_use() {
         return;
     }
     let all = fs::read_to_string("/sys/devices/system/cpu/online").unwrap();
-    let server = Server::start(&["--open-mode"], &[("FABER_EXECUTION__CONCURRENCY", "2")]);
+    let server = Server::start(
+        &["--open-mode"],
+        &[("FABER_EXECUTION__CONCURRENCY", "2"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")],
+    );
     let script =
-        "nproc; cat /sys/devices/system/cpu/online; grep Cpus_allowed_list /proc/self/status | cut -f2; sleep 1";
+        "nproc; cat /sys/devices/system/cpu/online; grep Cpus_allowed_list /proc/self/status | cut -f2; sleep 4";
     let task =
         |limits: serde_json::Value| json!({ "command": "sh", "args": ["-c", script], "resource_limits": limits });
     let seen = |result: &serde_json::Value| -> Vec<String> {

@@ -281,7 +281,12 @@ fn hostile_archives_are_refused_by_the_entry_and_nothing_runs() {
 fn archives_are_bounded_in_entries_and_bytes_and_cost_the_front_no_memory() {
     let server = Server::start(
         &["--open-mode"],
-        &[NO_LIMIT, ("FABER_ARCHIVES__ENTRIES", "2001"), ("FABER_ARCHIVES__TOTAL", "128M")],
+        &[
+            ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m"),
+            NO_LIMIT,
+            ("FABER_ARCHIVES__ENTRIES", "2001"),
+            ("FABER_ARCHIVES__TOTAL", "128M"),
+        ],
     );
     let result = |make: &str| {
         let archive = json!({ "base64": STANDARD.encode(made_by(make)), "format": "tar.zst" });
