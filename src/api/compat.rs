@@ -52,28 +52,27 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     router
 }
 
-/// Its errors have one field, too, with another name.
-async fn as_piston_tells(mut response: Response) -> Response {
-    let Some(ErrorText(text)) = response.extensions_mut().remove() else { return response };
-    let (parts, _) = response.into_parts();
-    let mut told = (parts.status, Json(json!({ "message": text }))).into_response();
-    let kept = parts.headers.into_iter().filter_map(|(name, value)| Some((name?, value)));
-    told.headers_mut()
-        .extend(kept.filter(|(name, _)| *name != header::CONTENT_LENGTH && *name != header::CONTENT_TYPE));
-    told
+/// Piston's errors have one field.
+async fn as_piston_tells(response: Response) -> Response {
+    let status = response.status();
+    told(response, status, "message")
 }
 
-/// Its clients ask again after 504, and take 429 and 503 for the end; its errors have one field.
-async fn as_fusion_tells(mut response: Response) -> Response {
+/// Fusion's have another, and its clients ask again after 504, while they take 429 and 503 for the end.
+async fn as_fusion_tells(response: Response) -> Response {
     let status = match response.status() {
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => StatusCode::GATEWAY_TIMEOUT,
         status => status,
     };
+    told(response, status, "detail")
+}
+
+/// One of Faber's errors with this status and in this field alone; all else stays as it is.
+fn told(mut response: Response, status: StatusCode, field: &str) -> Response {
     let Some(ErrorText(text)) = response.extensions_mut().remove() else { return response };
-    let retry_after = response.headers_mut().remove(header::RETRY_AFTER);
-    let mut response = (status, Json(json!({ "detail": text }))).into_response();
-    retry_after.and_then(|value| response.headers_mut().insert(header::RETRY_AFTER, value));
-    response
+    let mut headers = std::mem::take(response.headers_mut());
+    headers.remove(header::CONTENT_LENGTH);
+    (status, headers, Json(json!({ field: text }))).into_response()
 }
 
 /// What an error says, beside the body in which Faber itself tells it.
@@ -115,7 +114,8 @@ async fn run_one<K: Send + 'static, R: Send + 'static>(
     let (body, mut held) = take_body(app, client, &headers, body).await?;
     let shared = app.clone();
     let planned = beside(body.len(), move || {
-        held.more(parsed_size(&body))?;
+        // What is read of it becomes a task by way of that task's own form.
+        held.more(parsed_size(&body) + 2 * body.len() as u64)?;
         let (task, known) = match read(&shared, &body)? {
             Ok(read) => read,
             Err(refusal) => return Ok(Err(refusal)),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
+use base64::{Engine as _, alphabet};
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -87,7 +87,10 @@ fn numbers(version: &str) -> Version {
 
 /// As `GET /packages` tells them: what is here is installed.
 pub fn packages(runtimes: &[Runtime]) -> Vec<Value> {
-    let of = |Runtime { language, version, .. }: &Runtime| json!({ "language": language, "language_version": version.to_string(), "installed": true });
+    let of = |runtime: &Runtime| {
+        let version = runtime.version.to_string();
+        json!({ "language": runtime.language, "language_version": version, "installed": true })
+    };
     runtimes.iter().map(of).collect()
 }
 
@@ -197,15 +200,21 @@ fn is_text(file: &Value) -> bool {
     !matches!(file.get("encoding").and_then(Value::as_str), Some("base64" | "hex"))
 }
 
+/// Without padding, and whatever the bits are that are left over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
+
 /// What cannot be decoded is what Node.js makes of it: as far as it goes.
 fn bytes(file: &Value) -> Vec<u8> {
     let content = file["content"].as_str().unwrap_or_default();
     match file.get("encoding").and_then(Value::as_str) {
         Some("base64") => {
-            let plain: String =
-                content.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '/')).collect();
-            let whole = plain.len() / 4 * 4 + if plain.len() % 4 > 1 { plain.len() % 4 } else { 0 };
-            base64::engine::general_purpose::STANDARD_NO_PAD.decode(&plain[..whole]).unwrap_or_default()
+            let is_its = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '+' | '/');
+            let mut plain: String = content.chars().filter(is_its).collect();
+            // Six bits are no byte.
+            if plain.len() % 4 == 1 {
+                plain.pop();
+            }
+            LENIENT.decode(plain).unwrap_or_default()
         }
         Some("hex") => {
             let digits = content
@@ -389,6 +398,11 @@ mod tests {
         assert_eq!(
             (of("aGk=", "base64"), of("aGk", "base64"), of("aG\nk=!", "base64")),
             (b"hi".into(), b"hi".into(), b"hi".into())
+        );
+        assert_eq!(
+            (of("aGl=", "base64"), of("aGkaa", "base64")),
+            (b"hi".into(), b"hi\x1a".into()),
+            "bits that are left over"
         );
         assert_eq!((of("6869", "hex"), of("68zz69", "hex"), of("h", "hex")), (b"hi".into(), b"h".into(), b"".into()));
         assert_eq!(of("hi", "rot13"), b"hi");
