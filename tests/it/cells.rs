@@ -126,7 +126,7 @@ fn each_cell_has_its_own_limits_figures_and_outcome() {
 }
 
 #[test]
-fn requests_at_once_have_no_container_in_common() {
+fn no_two_requests_have_a_container_in_common() {
     let server = Server::start(&["--open-mode"], &TWO);
     let clients: Vec<_> = ["0.31", "0.32"]
         .iter()
