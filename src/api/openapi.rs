@@ -15,7 +15,7 @@ use super::{App, blobs, execute, health, images, jobs, judge};
 #[openapi(
     info(
         title = "Faber",
-        description = "Runs untrusted programs for other programs: every task in a fresh container of its own.",
+        description = "Runs untrusted programs for other programs: every task in a fresh sandbox of its own.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     servers((url = "/", description = "This server")),

@@ -29,7 +29,7 @@ use crate::config::Config;
 use crate::image::Store;
 use crate::sandbox::{rootless, starter};
 
-/// Runs untrusted programs for other programs: every task in a fresh container of its own.
+/// Runs untrusted programs for other programs: every task in a fresh sandbox of its own.
 #[derive(Debug, Parser)]
 #[command(version, about, arg_required_else_help = true, after_help = EXAMPLES)]
 struct Cli {

@@ -3,7 +3,7 @@
 //! ```text
 //! JudgeRequest ──parse──> Judgement ──prepare──> programs, compiled ──> each case: run ──> compare, check ──> verdict
 //! ```
-//! Cases are tasks as any others, each in a container of its own; a few of them wait for their turn at a time, so that others
+//! Cases are tasks as any others, apart from each other as all are; a few of them wait for their turn at a time, so that others
 //! have theirs in between.
 
 mod request;
