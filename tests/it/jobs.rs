@@ -184,7 +184,7 @@ fn what_makes_no_sense_is_refused_before_it_is_taken() {
         assert_eq!(server.get(path).status, 400, "{path}");
     }
     let id = submit(&server, &echo("x"));
-    for wait in ["", "x", "-1s", "1", "999999999999999999999s"] {
+    for wait in ["", "x", "-1s", "0", "1", "999999999999999999999s"] {
         assert_eq!(server.get(&format!("/jobs/{id}?wait={wait}")).status, 400, "{wait}");
     }
     assert_eq!(server.get("/jobs").json()["jobs"].as_array().unwrap().len(), 1);

@@ -297,8 +297,10 @@ fn no_job(id: JobId) -> ApiError {
 }
 
 fn wait_of(text: &str) -> Result<Duration, ApiError> {
-    let wait = humantime::parse_duration(text);
-    let wait = wait.map_err(|_| ApiError::Invalid("wait: expected a time such as 30s".into()))?;
+    let wait = humantime::parse_duration(text).ok();
+    // It takes 0 without a unit, too.
+    let wait = wait.filter(|_| !text.ends_with(|c: char| c.is_ascii_digit()));
+    let wait = wait.ok_or_else(|| ApiError::Invalid("wait: expected a time such as 30s".into()))?;
     Ok(wait.min(LONGEST_WAIT))
 }
 
