@@ -5,6 +5,7 @@ mod archive;
 pub mod artifact;
 mod blobs;
 mod builder;
+pub mod callbacks;
 mod chain;
 pub mod cli;
 mod compat;

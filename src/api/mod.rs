@@ -36,6 +36,7 @@ use tokio::sync::mpsc;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_swagger_ui::SwaggerUi;
 
+use crate::callbacks::Sender;
 use crate::config::Config;
 use crate::execution::Engine;
 use crate::image::Catalog;
@@ -104,7 +105,7 @@ impl Live {
 #[derive(Debug, Clone)]
 struct Owner(String);
 
-/// Serves until `shutdown` is done, every request that was taken is answered, and no job runs; answers pings until `shutdown` is done.
+/// `jobs` come with who sends their callbacks. Serves until `shutdown` is done, every request that was taken is answered, and no job runs; answers pings until `shutdown` is done.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -113,7 +114,7 @@ pub async fn serve(
     live: Live,
     catalog: Catalog,
     engine: Arc<Engine>,
-    jobs: Option<Arc<Jobs>>,
+    jobs: Option<(Arc<Jobs>, Arc<Sender>)>,
     pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -125,10 +126,15 @@ pub async fn serve(
     let in_flight = InFlight::default();
     let proxies = &config.server.trusted_proxies;
     let shares = (Shares::new(config.server.connections_per_ip.get(), proxies), Linger::new(proxies));
+    let (jobs, sender) = jobs.unzip();
     let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone(), jobs };
     let app = Arc::new(app);
-    if let Some(jobs) = app.jobs.clone() {
-        tokio::spawn(jobs::run(app.clone(), jobs));
+    if let (Some(jobs), Some(sender)) = (app.jobs.clone(), sender) {
+        tokio::spawn(jobs::run(app.clone(), jobs.clone()));
+        // Those of a server that may send none any more stay as they are.
+        if !config.jobs.callback_hosts.is_empty() {
+            tokio::spawn(jobs::call_back(app.clone(), jobs, sender));
+        }
     }
     let stop = {
         let jobs = app.jobs.clone();

@@ -16,6 +16,7 @@ use super::log;
 use crate::api::{Live, Ping};
 use crate::artifact::Spool;
 use crate::blobs::{self, Blobs};
+use crate::callbacks::Sender;
 use crate::chain::chain;
 use crate::config::{Config, Pressure};
 use crate::execution::Engine;
@@ -59,7 +60,7 @@ pub fn run() -> anyhow::Result<ExitCode> {
 }
 
 /// Becomes a user nobody else is, for good: root's capabilities go with the change (capabilities(7)).
-fn give_up_privileges(id: u32) -> anyhow::Result<()> {
+pub(super) fn give_up_privileges(id: u32) -> anyhow::Result<()> {
     nix::unistd::setgroups(&[])?;
     let (uid, gid) = (Uid::from_raw(id), Gid::from_raw(id));
     nix::unistd::setresgid(gid, gid, gid)?;
@@ -118,18 +119,20 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         tokio::spawn(sweep_jobs(jobs.clone()));
     }
     let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
+    let sender = Arc::new(Sender::default());
     let grace = config.server.shutdown_grace.0;
     let live = Live::new(config);
     std::thread::spawn({
         let (scheduler, runtime) = (scheduler.clone(), tokio::runtime::Handle::current());
         let (live, keeper) = (live.clone(), Arc::new(keeper));
-        let engine = engine.clone();
-        move || listen(&keeper, &Renewed { live, engine, scheduler }, &runtime, &drain, &ping)
+        let (engine, sender) = (engine.clone(), sender.clone());
+        move || listen(&keeper, &Renewed { live, engine, scheduler, sender }, &runtime, &drain, &ping)
     });
     let (begin, begun) = oneshot::channel();
-    let served = crate::api::serve(listener, live, catalog, engine, jobs.clone(), pings, async {
-        let _ = begun.await;
-    });
+    let served =
+        crate::api::serve(listener, live, catalog, engine, jobs.clone().map(|jobs| (jobs, sender)), pings, async {
+            let _ = begun.await;
+        });
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
@@ -150,11 +153,12 @@ fn shares(config: &Config) -> Shares {
     Shares { keys, others: config.share(None) }
 }
 
-/// What another configuration changes.
+/// What the keeper's words change.
 struct Renewed {
     live: Live,
     engine: Arc<Engine>,
     scheduler: Arc<Scheduler>,
+    sender: Arc<Sender>,
 }
 
 impl Renewed {
@@ -262,6 +266,13 @@ fn listen(
         match wire::receive(keeper) {
             Ok(Some((Message::Runner { slot }, fds))) => {
                 fds.into_iter().for_each(|socket| adopt(&renewed.scheduler, runtime, slot.clone(), socket));
+            }
+            Ok(Some((Message::Sender, fds))) => {
+                for socket in fds {
+                    if let Err(error) = renewed.sender.adopt(socket) {
+                        tracing::error!(%error, "callbacks cannot be sent");
+                    }
+                }
             }
             Ok(Some((Message::Ping, _))) => {
                 let (answered, is_answered) = oneshot::channel();

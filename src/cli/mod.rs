@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Here alone errors are gathered with their context and shown.
 
 mod builder;
+mod client;
 mod config;
 mod doctor;
 mod export;
@@ -8,6 +9,7 @@ mod front;
 mod image;
 mod import;
 mod inspect;
+mod jobs;
 mod judge;
 mod key;
 mod log;
@@ -17,6 +19,7 @@ mod pool;
 mod problem;
 mod run;
 mod runner;
+mod sender;
 mod serve;
 mod store;
 
@@ -61,6 +64,9 @@ enum Command {
     /// Build, import, prove, list, export and remove images
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// List, show and cancel jobs at a server
+    #[command(subcommand)]
+    Jobs(jobs::JobsCommand),
     /// Make API keys
     #[command(subcommand)]
     Key(key::KeyCommand),
@@ -70,6 +76,9 @@ enum Command {
     /// The process of one slot; started by serve
     #[command(hide = true)]
     Runner,
+    /// The process that sends callbacks; started by serve
+    #[command(hide = true)]
+    Sender,
     /// The process that makes one image; started by image build
     #[command(hide = true)]
     Builder,
@@ -88,9 +97,11 @@ pub fn main() -> ExitCode {
         Command::Config(args) => config::run(&args),
         Command::Openapi => openapi::run(),
         Command::Image(command) => image::run(command),
+        Command::Jobs(command) => jobs::run(command),
         Command::Key(command) => key::run(&command),
         Command::Front => front::run(),
         Command::Runner => runner::run(),
+        Command::Sender => sender::run(),
         Command::Builder => builder::run(),
     };
     done.unwrap_or_else(|error| {

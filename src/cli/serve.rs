@@ -125,6 +125,7 @@ fn plan(args: ServeArgs, mut config: Config) -> anyhow::Result<Plan> {
         shutdown_grace: config.server.shutdown_grace.0,
         slots: config.slots(),
         spool: config.spool(),
+        sender: config.sender(),
         runner,
         renew: Box::new(move || renew(&args, &mut config).map_err(|error| format!("{error:#}"))),
     })

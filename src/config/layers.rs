@@ -13,6 +13,10 @@ use super::{Config, DEFAULTS, default_data_dir};
 const PLACES: [&str; 2] = ["faber.toml", "/etc/faber/faber.toml"];
 const PREFIX: &str = "FABER_";
 
+/// What the commands that ask a server read of the environment, and is no configuration: which server, and with which key.
+pub const SERVER: &str = "FABER_URL";
+pub const API_KEY: &str = "FABER_API_KEY";
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
@@ -83,7 +87,7 @@ impl Loaded {
         let text = found.map(|path| Ok((path.to_owned(), read(path)?))).transpose()?;
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())))
-            .filter(|(name, _)| name.starts_with(PREFIX));
+            .filter(|(name, _)| name.starts_with(PREFIX) && ![SERVER, API_KEY].contains(&name.as_str()));
         Self::merge(text, environment.collect(), flags)
     }
 

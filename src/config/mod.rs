@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-pub use layers::{ConfigError, Flag, Loaded, Origin};
+pub use layers::{API_KEY, ConfigError, Flag, Loaded, Origin, SERVER};
 pub use values::{Concurrency, Memory, Places, Pressure, Share, Size, Span};
 
+use crate::callbacks;
 use crate::task::{Bounds, ClientShare, Groups, ImageName, Limits, MINIMUM, Resources, TransferBounds};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -176,6 +177,12 @@ pub struct Jobs {
     pub per_key: Size,
     pub response: Size,
     pub lifetime: Span,
+    /// Where callbacks may go; none: there are no callbacks.
+    pub callback_hosts: Vec<callbacks::Host>,
+    /// How often one is tried.
+    pub callback_attempts: u32,
+    /// Who is asked for the addresses of their names.
+    pub name_server: callbacks::NameServer,
 }
 
 /// What compilations, and steps that ask for it, leave for the next time.
@@ -289,6 +296,13 @@ impl Config {
         self.outputs.spool.of(machine_memory())
     }
 
+    /// What sends callbacks is told, if they may go anywhere; its user is the keeper's to say.
+    pub fn sender(&self) -> Option<callbacks::Setup> {
+        let Jobs { callback_hosts, name_server, .. } = &self.jobs;
+        let hosts: Vec<String> = callback_hosts.iter().map(callbacks::Host::to_string).collect();
+        (!hosts.is_empty()).then(|| callbacks::Setup { id: 0, hosts, name_server: name_server.to_string() })
+    }
+
     /// What tasks may ask. Nobody may ask for more memory than all tasks together may have.
     pub fn bounds(&self) -> Bounds {
         let mut max = self.limits.max.limits();
@@ -338,6 +352,9 @@ impl Config {
         let names: BTreeSet<&str> = self.auth.keys.iter().map(|key| key.name.as_str()).collect();
         if names.len() < self.auth.keys.len() || names.contains("") {
             return refuse("auth.keys", "every key needs a name of its own".into());
+        }
+        if self.jobs.callback_attempts == 0 {
+            return refuse("jobs.callback_attempts", "expected at least 1".into());
         }
         if self.execution.max_tasks == 0 {
             return refuse("execution.max_tasks", "expected at least 1".into());

@@ -4,6 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::callbacks::{Host, NameServer};
 use crate::task::Cpus;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -230,7 +231,7 @@ macro_rules! as_string {
     )*};
 }
 
-as_string!(Size, Memory, Span, Concurrency, Places, Share, Pressure);
+as_string!(Size, Memory, Span, Concurrency, Places, Share, Pressure, Host, NameServer);
 
 struct Text;
 

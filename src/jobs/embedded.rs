@@ -340,6 +340,7 @@ mod tests {
             body_size: 1000,
             response_size: 0,
             idempotency: None,
+            callback: None,
         };
         let store = Embedded::open(&open(place.path())).unwrap();
         let transaction = store.write().unwrap();
@@ -362,8 +363,14 @@ mod tests {
             let begun = Instant::now();
             let jobs = Jobs::open(&open(place.path()), bounds).unwrap();
             let opened = begun.elapsed();
-            let submission =
-                || Submission { owner: "key 1".into(), client, kind: Kind::Execute, retry: 0, idempotency: None };
+            let submission = || Submission {
+                owner: "key 1".into(),
+                client,
+                kind: Kind::Execute,
+                retry: 0,
+                idempotency: None,
+                callback: None,
+            };
             let begun = Instant::now();
             let ids: Vec<JobId> = (0..20).map(|_| jobs.submit(submission(), b"{}").unwrap().id).collect();
             let submitted = begun.elapsed() / 20;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::callback::Callback;
 use crate::scheduler::Client;
 
 /// A job's name: 32 hexadecimal digits. Those of later jobs are greater, and half of it is chance, so that nobody guesses it.
@@ -105,6 +106,8 @@ pub struct Job {
     pub response_size: u64,
     #[serde(default)]
     pub idempotency: Option<Idempotency>,
+    #[serde(default)]
+    pub callback: Option<Callback>,
 }
 
 impl Job {
@@ -119,7 +122,13 @@ impl Job {
     }
 
     pub(super) fn over(self, state: State, now: u64) -> Self {
-        Self { state, ended: Some(now), ..self }
+        let callback = self.callback.map(|callback| Callback { due: Some(now), ..callback });
+        Self { state, ended: Some(now), callback, ..self }
+    }
+
+    /// When its callback is to be tried next.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.callback.as_ref()?.due
     }
 
     /// A run of it is lost: queued once more where `retry` allows that.

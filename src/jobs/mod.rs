@@ -9,6 +9,8 @@
 //! begun on the disk before anything of it runs, so that no crash makes it run twice, and a response is on the disk before
 //! anybody is told that there is one.
 
+mod callback;
+mod calls;
 mod embedded;
 mod job;
 mod ledger;
@@ -24,6 +26,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, oneshot, watch};
 
+pub use callback::{Callback, CallbackState};
+use calls::Calls;
 use embedded::Embedded;
 pub use embedded::OpenError;
 pub use job::{Idempotency, Job, JobId, Kind, NoId, State};
@@ -32,6 +36,7 @@ use queue::{Most, Queue};
 pub use store::StoreError;
 use store::{Change, Store};
 
+use crate::callbacks::Refusal;
 use crate::scheduler::Client;
 use crate::task::{Bytes, part_of};
 
@@ -70,6 +75,7 @@ pub struct Submission {
     pub kind: Kind,
     pub retry: u32,
     pub idempotency: Option<Idempotency>,
+    pub callback: Option<Callback>,
 }
 
 /// What became of a job that its owner does not want any more.
@@ -96,6 +102,7 @@ pub struct Jobs {
 struct Live {
     queue: Queue,
     ledger: Ledger,
+    calls: Calls,
     /// Dropped to end a run.
     running: HashMap<JobId, oneshot::Sender<()>>,
     /// Dropped at a job's end.
@@ -127,6 +134,20 @@ impl Drop for Turn {
     }
 }
 
+/// A job whose callback is due. Dropping this lets another one be sent.
+pub struct Call {
+    jobs: Arc<Jobs>,
+    owner: String,
+    pub id: JobId,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.jobs.live().calls.give_back(&self.owner);
+        self.jobs.changed.notify_waiters();
+    }
+}
+
 impl Jobs {
     /// Opens the jobs in this directory. Queued ones wait for their turn; those that ran when Faber ended are queued once more if
     /// their `retry` allows it, and lost otherwise.
@@ -142,6 +163,9 @@ impl Jobs {
         store.each(&mut |job| {
             live.ledger.add(&job);
             live.last = live.last.max((job.id.0 >> 64) as u64);
+            if let Some(due) = job.due() {
+                live.calls.put(&job.owner, due, job.id);
+            }
             match job.state {
                 State::Queued => live.queue.put(&job.owner, job.id),
                 State::Running => ran.push(job.id),
@@ -163,7 +187,7 @@ impl Jobs {
     /// # Errors
     /// Without room for it; `OtherBody` when its key stands for another; those of the store.
     pub fn submit(&self, submission: Submission, body: &[u8]) -> Result<Job, SubmitError> {
-        let Submission { owner, client, kind, retry, idempotency } = submission;
+        let Submission { owner, client, kind, retry, idempotency, callback } = submission;
         let id = self.new_id()?;
         let (state, body_size) = (State::Queued, body.len() as u64);
         let (created, started, ended, runs, response_size) = (now(), None, None, 0, 0);
@@ -181,6 +205,7 @@ impl Jobs {
             body_size,
             response_size,
             idempotency,
+            callback,
         };
         let taken = self.live().ledger.take(&job, &self.bounds);
         let added = match taken {
@@ -380,6 +405,61 @@ impl Jobs {
         Ok(())
     }
 
+    /// The next callback that is due. None once Faber stops.
+    pub async fn next_call(self: &Arc<Self>) -> Option<Call> {
+        /// The clock may be set meanwhile.
+        const LONGEST: u64 = 60_000;
+        let mut phase = self.phase.subscribe();
+        loop {
+            let mut changed = std::pin::pin!(self.changed.notified());
+            changed.as_mut().enable();
+            if *phase.borrow() > Phase::Serving {
+                return None;
+            }
+            let now = now();
+            let taken = self.live().calls.take(now);
+            let sleep = match taken {
+                Ok((owner, id)) => return Some(Call { jobs: self.clone(), owner, id }),
+                Err(next) => next.map_or(LONGEST, |at| at.saturating_sub(now)).min(LONGEST),
+            };
+            tokio::select! {
+                () = changed => {}
+                _ = phase.changed() => {}
+                () = tokio::time::sleep(Duration::from_millis(sleep)) => {}
+            }
+        }
+    }
+
+    /// The job whose callback is due, unless it was forgotten meanwhile.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn call(&self, call: &Call) -> Result<Option<Job>, StoreError> {
+        Ok(self.store.job(call.id)?.filter(|job| job.due().is_some()))
+    }
+
+    /// Puts on the disk what came of an attempt; there are at most so many.
+    ///
+    /// # Errors
+    /// The store's: then it is as if it had not been tried.
+    pub fn called(&self, call: &Call, result: &Result<(), Refusal>, most: u32) -> Result<(), StoreError> {
+        let now = now();
+        self.change(call.id, &mut |job| {
+            let callback = job.callback.clone().filter(|callback| callback.due.is_some());
+            let Some(callback) = callback else { return Change::Keep };
+            let callback = callback.tried(result.clone(), now, most, job.id.0 as u64);
+            Change::Set(Job { callback: Some(callback), ..job.clone() })
+        })
+        .map(drop)
+    }
+
+    /// Puts a callback back that could not be tried, for some seconds. Does not block.
+    pub fn put_off(&self, call: &Call) {
+        const SOME: u64 = 3000;
+        self.live().calls.put(&call.owner, now() + SOME, call.id);
+        self.changed.notify_waiters();
+    }
+
     /// Changes a job on the disk, then what is in memory of it.
     fn change<'a>(&self, id: JobId, decide: &mut dyn FnMut(&Job) -> Change<'a>) -> Result<store::Changed, StoreError> {
         let changed = self.store.change(&[id], decide)?.pop().flatten();
@@ -453,6 +533,11 @@ impl Live {
         self.ledger.remove(before);
         if let Some(after) = after {
             self.ledger.add(after);
+        }
+        let (was_due, is_due) = (before.due(), after.and_then(Job::due));
+        if was_due != is_due {
+            was_due.inspect(|at| self.calls.remove(&before.owner, *at, before.id));
+            is_due.inspect(|at| self.calls.put(&before.owner, *at, before.id));
         }
         match after.map(|after| after.state) {
             Some(State::Queued) if before.state == State::Running => {

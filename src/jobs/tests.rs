@@ -20,7 +20,7 @@ impl Place {
 fn of(owner: &str, retry: u32, key: Option<&str>, body: &str) -> Submission {
     let hash = |text: &str| crate::config::KeyHash::of(text).bytes().to_owned();
     let idempotency = key.map(|key| Idempotency { key: hash(key), body: hash(body) });
-    Submission { owner: owner.into(), client: Client::Key(1), kind: Kind::Execute, retry, idempotency }
+    Submission { owner: owner.into(), client: Client::Key(1), kind: Kind::Execute, retry, idempotency, callback: None }
 }
 
 fn submit(jobs: &Jobs, owner: &str, body: &str) -> JobId {

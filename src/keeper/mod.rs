@@ -8,6 +8,7 @@
 //!
 //! ```text
 //! keeper ──(wire)──> front <══(runner::wire)══> runner, runner, …
+//!    │                  ╚═════(callbacks)═══════> sender, if there are callbacks
 //!    └── waits for SIGCHLD, SIGTERM, SIGINT, SIGHUP, the next restart or ping, a front's byte, the manager's watchdog
 //! ```
 
@@ -22,6 +23,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{SigSet, Signal};
@@ -29,6 +31,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::artifact::Spool;
+use crate::callbacks;
 use crate::chain::chain;
 use crate::frame;
 use crate::restart::Restart;
@@ -70,6 +73,8 @@ pub struct Plan {
     pub slots: usize,
     /// Bytes of the spool.
     pub spool: u64,
+    /// For who sends callbacks, if anybody does; its user is filled in.
+    pub sender: Option<callbacks::Setup>,
     /// For every runner; directory, instance and slot name are filled in.
     pub runner: Setup,
     /// Reads the configuration again; the reason, where it cannot be used.
@@ -99,6 +104,7 @@ struct Keeper {
     front: Option<Front>,
     front_restart: Restart,
     slots: Vec<SlotKeeper>,
+    sender: SenderKeeper,
     signals: SignalFd,
     manager: Manager,
     terminal: Terminal,
@@ -113,6 +119,12 @@ struct SlotKeeper {
     restart: Restart,
     /// Something of a dead runner's is still there, under the names that the next one will give.
     has_remains: bool,
+}
+
+/// The process that sends callbacks, dead or alive.
+struct SenderKeeper {
+    process: Option<(Child, Instant)>,
+    restart: Restart,
 }
 
 /// What a wait ended with.
@@ -150,6 +162,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
         front: None,
         front_restart: Restart::new(),
         slots,
+        sender: SenderKeeper { process: None, restart: Restart::new() },
         signals,
         manager: Manager::new(),
         terminal: Terminal::find(),
@@ -208,6 +221,14 @@ impl Keeper {
         if self.front.is_none() {
             return;
         }
+        if self.plan.sender.is_some()
+            && self.sender.process.is_none()
+            && self.sender.restart.due() <= now
+            && let Err(error) = self.start_sender()
+        {
+            let delay = self.sender.restart.ended(Duration::ZERO);
+            tracing::error!(error = chain(&error), ?delay, "the process that sends callbacks cannot be started yet");
+        }
         for index in 0..self.slots.len() {
             if self.slots[index].runner.is_some() || self.slots[index].restart.due() > now {
                 continue;
@@ -264,8 +285,25 @@ impl Keeper {
         Ok(())
     }
 
+    fn start_sender(&mut self) -> Result<()> {
+        let (Some(front), Some(setup)) = (&mut self.front, &self.plan.sender) else { return Ok(()) };
+        let (socket, theirs) = UnixStream::pair().map_err(at("make a socket pair"))?;
+        // Not the front's user: neither is to get at the other.
+        let id = self.front_ids.outside(1).unwrap_or(self.front_ids.base());
+        frame::send(&socket, &callbacks::Setup { id, ..setup.clone() }).map_err(at("tell the sender"))?;
+        let child = Child::start("sender", theirs).map_err(at("start the sender"))?;
+        tracing::debug!(pid = child.id(), "the process that sends callbacks is started");
+        self.sender.process = Some((child, Instant::now()));
+        front.tell(&Message::Sender, &[socket.as_fd()]);
+        Ok(())
+    }
+
     /// Looks which children have ended.
     fn reap(&mut self) {
+        if let Some((status, lived)) = self.sender.ended() {
+            let delay = self.sender.restart.ended(lived);
+            tracing::warn!(%status, ?delay, "the process that sends callbacks ended; it will be restarted");
+        }
         for slot in &mut self.slots {
             let Some((runner, started)) = &mut slot.runner else { continue };
             let Some(status) = runner.ended() else { continue };
@@ -332,10 +370,16 @@ impl Keeper {
                     slot.sweep(&self.instance);
                 }
             }
-            if self.slots.iter().all(|slot| slot.runner.is_none()) {
+            if self.sender.ended().is_some() {
+                self.sender.restart.at_once();
+            }
+            if self.sender.process.is_none() && self.slots.iter().all(|slot| slot.runner.is_none()) {
                 return;
             }
             if Instant::now() >= deadline {
+                if let Some((sender, _)) = &mut self.sender.process {
+                    sender.kill();
+                }
                 for (runner, _) in self.slots.iter_mut().filter_map(|slot| slot.runner.as_mut()) {
                     tracing::warn!(pid = runner.id(), "a runner does not end: it is killed");
                     runner.kill();
@@ -351,7 +395,9 @@ impl Keeper {
     fn next_due(&self) -> Option<Instant> {
         let Some(front) = &self.front else { return Some(self.front_restart.due()) };
         let dead = self.slots.iter().filter(|slot| slot.runner.is_none());
-        dead.map(|slot| slot.restart.due()).chain(front.due()).min()
+        let is_wanted = self.plan.sender.is_some() && self.sender.process.is_none();
+        let sender = is_wanted.then(|| self.sender.restart.due());
+        dead.map(|slot| slot.restart.due()).chain(sender).chain(front.due()).min()
     }
 
     /// Waits for what comes first, and tells the manager in time that the keeper lives.
@@ -405,6 +451,16 @@ fn open_directory(data_dir: &Path, name: &str, front: &UidRange) -> Option<Share
     share_directory(&path, front)
         .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "{name} cannot be kept here"))
         .ok()
+}
+
+impl SenderKeeper {
+    /// Its status and how long it lived, once it has ended.
+    fn ended(&mut self) -> Option<(ExitStatus, Duration)> {
+        let (process, started) = self.process.as_mut()?;
+        let ended = (process.ended()?, started.elapsed());
+        self.process = None;
+        Some(ended)
+    }
 }
 
 impl SlotKeeper {

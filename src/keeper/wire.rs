@@ -3,6 +3,7 @@
 //! ```text
 //! keeper: Start + [listening socket, spool, and the directories of blobs and of jobs, as far as there are any]
 //! keeper: Runner + [socket]        for each runner, and again for each that takes a dead one's place
+//! keeper: Sender + [socket]        if there are callbacks, the same of the process that sends them
 //! keeper: Renew                    the configuration was read again
 //! keeper: Ping                     now and then: does it serve?
 //! keeper: Drain                    finish, then end
@@ -36,6 +37,7 @@ pub enum Message {
     Runner {
         slot: String,
     },
+    Sender,
     /// Another configuration, as JSON, with the same of all that takes a restart.
     Renew {
         config: String,

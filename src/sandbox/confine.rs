@@ -112,16 +112,26 @@ pub enum Confined {
 /// # Errors
 /// Landlock's and seccomp(2)'s; not that the kernel lacks Landlock.
 pub fn confine(reach: &Reach<'_>) -> Result<Confined, ConfineError> {
-    let status = restrict(reach)?;
+    let status = restrict(reach, AccessNet::from_all(KNOWN))?;
     Filter::of_the_front().load()?;
     Ok(status)
 }
 
-fn restrict(reach: &Reach<'_>) -> Result<Confined, RulesetError> {
+/// Confines the calling thread as the process that sends callbacks: it may connect, and open nothing.
+///
+/// # Errors
+/// As of [`confine`].
+pub fn confine_sender() -> Result<Confined, ConfineError> {
+    let status = restrict(&Reach { readable: &[], writable: &[] }, AccessNet::BindTcp.into())?;
+    Filter::of_the_sender().load()?;
+    Ok(status)
+}
+
+fn restrict(reach: &Reach<'_>, net: BitFlags<AccessNet>) -> Result<Confined, RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(AccessFs::from_all(KNOWN))?
-        .handle_access(AccessNet::from_all(KNOWN))?
+        .handle_access(net)?
         .scope(Scope::from_all(KNOWN))?
         .create()?;
     for path in reach.readable {
@@ -159,11 +169,12 @@ fn readable(ruleset: RulesetCreated, path: &Path) -> Result<RulesetCreated, Rule
 /// # Errors
 /// fork(2)'s.
 pub fn probe() -> io::Result<Confined> {
-    let child = super::kernel::fork(|| match restrict(&Reach { readable: &[], writable: &[] }) {
-        Ok(Confined::Fully) => 0,
-        Ok(Confined::Partly) => 1,
-        _ => 2,
-    })?;
+    let child =
+        super::kernel::fork(|| match restrict(&Reach { readable: &[], writable: &[] }, AccessNet::from_all(KNOWN)) {
+            Ok(Confined::Fully) => 0,
+            Ok(Confined::Partly) => 1,
+            _ => 2,
+        })?;
     Ok(match nix::sys::wait::waitpid(child, None)? {
         nix::sys::wait::WaitStatus::Exited(_, 0) => Confined::Fully,
         nix::sys::wait::WaitStatus::Exited(_, 1) => Confined::Partly,
@@ -217,5 +228,29 @@ mod tests {
             eprintln!("NOT CHECKED: this kernel has no Landlock, or does not use it");
         }
         drop(other);
+    }
+
+    #[test]
+    fn the_sender_connects_and_opens_nothing() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let confined = confine_sender().unwrap();
+            std::net::TcpStream::connect(address).unwrap();
+            if confined != Confined::WithoutLandlock {
+                assert_eq!(fs::read("/etc/passwd").unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+            }
+            let refused = |error: io::Error, errno| assert_eq!(error.raw_os_error(), Some(errno), "{error}");
+            // By Landlock when it is bound, else when it would listen.
+            let without = confined == Confined::WithoutLandlock;
+            refused(
+                std::net::TcpListener::bind("127.0.0.1:0").unwrap_err(),
+                if without { libc::EPERM } else { libc::EACCES },
+            );
+            refused(std::os::unix::net::UnixDatagram::unbound().unwrap_err(), libc::EAFNOSUPPORT);
+            refused(std::process::Command::new("/bin/true").spawn().unwrap_err(), libc::EPERM);
+        })
+        .join()
+        .unwrap();
     }
 }

@@ -45,7 +45,10 @@ fn dependencies_point_one_way() {
     only("crate::compat", &["api", "compat"]);
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
-    only("tokio::", &["api", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);
+    only("tokio::", &["api", "callbacks", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);
+    only("crate::callbacks", &["api", "callbacks", "cli", "config", "jobs", "keeper"]);
+    only("reqwest::", &["callbacks", "cli/client.rs", "cli/jobs.rs"]);
+    only("hickory_resolver::", &["callbacks"]);
     only("oci_client::", &["image/oci"]);
     only("redb::", &["jobs/embedded.rs"]);
     only("sd_notify::", &["keeper/manager.rs"]);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +14,7 @@ use crate::blobs::Data;
 use crate::content::sha256;
 use crate::faults::kills::Witness;
 use crate::faults::{dice, times};
-use crate::support::{Answer, Family, Server, eventually, memory_of};
+use crate::support::{Answer, Family, Server, eventually, memory_of, new_key};
 
 const ONE: (&str, &str) = ("FABER_EXECUTION__CONCURRENCY", "1");
 /// Long enough to be still there whenever it is looked for.
@@ -429,4 +430,52 @@ fn whatever_is_killed_no_job_is_forgotten_and_none_runs_twice() {
     assert_eq!(listed, accepted.len());
     println!("killed {done:?} (fronts, keepers); ends, by retry: {states:?}");
     assert!(states.keys().any(|(state, _)| state == "done"));
+}
+
+#[test]
+fn the_command_line_lists_shows_and_cancels() {
+    let (key, keys) = new_key();
+    let server = Server::start(&[], &[ONE, ("FABER_AUTH__KEYS", &keys)]);
+    let bearer = format!("Bearer {key}");
+    let submit = |body: &Value| {
+        let answer = submit_as(&server, body, &[("Authorization", &bearer)]);
+        answer.json()["id"].as_str().unwrap().to_owned()
+    };
+    let faber = |key: Option<&str>, args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_faber"));
+        command.arg("jobs").args(args).env("FABER_URL", server.url()).env_remove("FABER_API_KEY");
+        let output = command.envs(key.map(|key| ("FABER_API_KEY", key))).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.success(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(faber(Some(&key), &["list"]), (true, "no jobs\n".into(), String::new()));
+    let long = submit(&sleep(LONG));
+    let queued = submit(&echo("never"));
+    let (_, list, _) = faber(Some(&key), &["list"]);
+    let rows: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(rows[0], ["ID", "STATE", "CREATED", "ENDED", "CALLBACK"], "{list}");
+    assert_eq!([rows[1][0], rows[2][0]], [&queued, &long], "{list}");
+    let (_, list, _) = faber(Some(&key), &["list", "--json", "--limit", "1"]);
+    let list: Value = serde_json::from_str(&list).unwrap();
+    assert_eq!((&list[0]["id"], list.as_array().unwrap().len()), (&json!(queued), 1));
+    assert!(list[0]["ended_at"].is_null() && list[0]["state"].is_string(), "{list}");
+    let (_, cancelled, _) = faber(Some(&key), &["cancel", &queued, &long]);
+    assert_eq!(cancelled, format!("{queued}: cancelled\n{long}: cancelled\n"));
+    let done = submit(&echo("shown"));
+    let (_, shown, _) = faber(Some(&key), &["show", &done, "--wait", "2m"]);
+    let shown: Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(shown["response"]["results"][0]["stdout"], "shown\n");
+    let (_, forgotten, _) = faber(Some(&key), &["cancel", &done]);
+    assert_eq!(forgotten, format!("{done}: had ended, and is forgotten\n"));
+
+    let refused = |key, args: &[&str], why: &str| {
+        let (is_fine, said, error) = faber(key, args);
+        assert!(!is_fine && said.is_empty() && error.contains(why), "{said}{error}");
+    };
+    refused(Some(&key), &["show", &done], "Not found: You have no job");
+    refused(Some(&key), &["show", "../images"], "expected a job's id");
+    refused(Some("faber_wrong"), &["list"], "Access denied: Invalid API key");
+    refused(None, &["list"], "FABER_API_KEY is where a key is looked for");
+    refused(None, &["list", "--server", "http://127.0.0.1:9"], "ask http://127.0.0.1:9/");
+    refused(None, &["list", "--server", "nowhere"], "invalid value 'nowhere'");
 }

@@ -3,6 +3,7 @@
 mod architecture;
 mod attacks;
 mod blobs;
+mod callbacks;
 mod cells;
 mod cgroup2;
 mod clients;

@@ -10,14 +10,29 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::super::error::ApiError;
 use super::super::execute::ExecuteRequest;
-use crate::jobs::{Job, Kind, State};
+use crate::callbacks::{Hosts, Secret};
+use crate::jobs::{Callback, CallbackState, Job, Kind, State};
 use crate::judge::JudgeRequest;
 
 /// A job may be run again so many times.
 const MOST_RETRIES: u32 = 10;
 
-/// A body of POST /execute or of POST /judge, with `retry`.
+/// A body of POST /execute or of POST /judge, with `retry` and `callback`.
 pub struct JobRequest;
+
+/// Whom to tell of a job's end, by Standard Webhooks: `POST url` with `{"type": "job.done", "timestamp", "data"}`, `data` being what
+/// GET /jobs/ID answers then, and the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = JobCallback)]
+pub struct CallbackRequest {
+    /// One of http or https that `jobs.callback_hosts` allows.
+    #[schema(max_length = 2048, example = "https://example.com/hook")]
+    url: String,
+    /// What the signature is made with: `whsec_` and 24 to 64 bytes in Base64.
+    #[schema(max_length = 100, example = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")]
+    secret: String,
+}
 
 impl PartialSchema for JobRequest {
     fn schema() -> RefOr<Schema> {
@@ -28,18 +43,19 @@ impl PartialSchema for JobRequest {
             .description(Some("How many times it may be run again when Faber ended while it ran; without it never"))
             .examples([serde_json::json!(1)])
             .build();
-        let with_retry = |schema: RefOr<Schema>| match schema {
+        let with_own = |schema: RefOr<Schema>| match schema {
             RefOr::T(Schema::Object(mut object)) => {
                 object.properties.insert("retry".into(), RefOr::T(retry.clone().into()));
+                object.properties.insert("callback".into(), CallbackRequest::schema());
                 object.additional_properties = Some(Box::new(AdditionalProperties::FreeForm(false)));
                 RefOr::T(Schema::Object(object))
             }
             other => other,
         };
         let forms = OneOfBuilder::new()
-            .item(with_retry(ExecuteRequest::schema()))
-            .item(with_retry(JudgeRequest::schema()))
-            .description(Some("A body of POST /execute or of POST /judge, with `retry`."));
+            .item(with_own(ExecuteRequest::schema()))
+            .item(with_own(JudgeRequest::schema()))
+            .description(Some("A body of POST /execute or of POST /judge, with `retry` and `callback`."));
         RefOr::T(Schema::OneOf(forms.build()))
     }
 }
@@ -56,6 +72,7 @@ pub struct Split {
     pub request: Bytes,
     pub kind: Kind,
     pub retry: u32,
+    pub callback: Option<Callback>,
 }
 
 /// The fields of an object, in their order, each as it stands there.
@@ -91,7 +108,7 @@ const MOST_FIELDS: usize = 100;
 ///
 /// # Errors
 /// `Invalid` when it is no object, or its own fields make no sense.
-pub fn split(body: &Bytes) -> Result<Split, ApiError> {
+pub fn split(body: &Bytes, hosts: &Hosts) -> Result<Split, ApiError> {
     let invalid = |details: String| Err(ApiError::Invalid(details));
     let text =
         std::str::from_utf8(body).map_err(|error| ApiError::Invalid(format!("the body is not UTF-8: {error}")))?;
@@ -99,16 +116,19 @@ pub fn split(body: &Bytes) -> Result<Split, ApiError> {
         Ok(fields) => fields,
         Err(error) => return invalid(error.to_string()),
     };
-    let (own, rest): (Vec<_>, Vec<_>) = fields.iter().partition(|(name, _)| name == "retry");
-    let retry = match &own[..] {
-        [] => 0,
-        [(_, value)] => match value.get().parse() {
-            Ok(retry) if retry <= MOST_RETRIES => retry,
-            _ if value.get() == "null" => 0,
-            _ => return invalid(format!("retry: expected a whole number from 0 to {MOST_RETRIES}")),
-        },
-        _ => return invalid("duplicate field `retry`".into()),
+    let (own, rest): (Vec<_>, Vec<_>) = fields.iter().partition(|(name, _)| name == "retry" || name == "callback");
+    let value = |wanted: &str| {
+        let mut values = own.iter().filter(|(name, _)| name == wanted).map(|(_, value)| value.get());
+        match (values.next().filter(|value| *value != "null"), values.next()) {
+            (_, Some(_)) => Err(ApiError::Invalid(format!("duplicate field `{wanted}`"))),
+            (value, None) => Ok(value),
+        }
     };
+    let retry = value("retry")?.map_or(Some(0), |value| value.parse().ok().filter(|retry| *retry <= MOST_RETRIES));
+    let Some(retry) = retry else {
+        return invalid(format!("retry: expected a whole number from 0 to {MOST_RETRIES}"));
+    };
+    let callback = value("callback")?.map(|value| callback_of(value, hosts)).transpose()?;
     let has = |wanted: &str| rest.iter().any(|(name, _)| name == wanted);
     let kind = match (has("tasks"), has("cases")) {
         (true, _) => Kind::Execute,
@@ -117,7 +137,15 @@ pub fn split(body: &Bytes) -> Result<Split, ApiError> {
     };
     // As it is wherever it can be, so that the places of mistakes are the client's.
     let request = if own.is_empty() { body.clone() } else { joined(&rest)?.into() };
-    Ok(Split { request, kind, retry })
+    Ok(Split { request, kind, retry, callback })
+}
+
+fn callback_of(text: &str, hosts: &Hosts) -> Result<Callback, ApiError> {
+    let invalid = |field: &str, error: &dyn std::fmt::Display| ApiError::Invalid(format!("callback{field}: {error}"));
+    let CallbackRequest { url, secret } = serde_json::from_str(text).map_err(|error| invalid("", &error))?;
+    let url = hosts.url(&url).map_err(|error| invalid(".url", &error))?;
+    let secret = secret.parse::<Secret>().map_err(|error| invalid(".secret", &error))?;
+    Ok(Callback::new(url.into(), secret))
 }
 
 fn joined(fields: &[&(String, &RawValue)]) -> Result<Vec<u8>, ApiError> {
@@ -163,6 +191,42 @@ pub struct Summary {
     started_at: Option<String>,
     #[schema(required, example = "2026-11-27T06:40:01.200Z")]
     ended_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    callback: Option<CallbackInfo>,
+}
+
+/// How far the callback of a job has come; not there without one.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobCallbackState)]
+pub struct CallbackInfo {
+    #[schema(example = "https://example.com/hook")]
+    url: String,
+    #[schema(example = "pending")]
+    state: CallbackState,
+    /// How many times it was sent.
+    #[schema(example = 1)]
+    attempts: u32,
+    /// When it is sent next.
+    #[schema(required, example = "2026-11-27T06:40:06.200Z")]
+    next_attempt_at: Option<String>,
+    #[schema(required, example = json!(null))]
+    delivered_at: Option<String>,
+    /// Why the last attempt came to nothing.
+    #[schema(required, example = "the answer was 503 Service Unavailable")]
+    error: Option<String>,
+}
+
+impl CallbackInfo {
+    fn new(callback: &Callback) -> Self {
+        Self {
+            url: callback.url.clone(),
+            state: callback.state(),
+            attempts: callback.attempts,
+            next_attempt_at: callback.due.map(time),
+            delivered_at: callback.delivered.map(time),
+            error: callback.error.clone(),
+        }
+    }
 }
 
 impl Summary {
@@ -174,11 +238,25 @@ impl Summary {
             created_at: time(job.created),
             started_at: job.started.map(time),
             ended_at: job.ended.map(time),
+            callback: job.callback.as_ref().map(CallbackInfo::new),
         }
     }
 }
 
-fn time(millis: u64) -> String {
+/// A job with its response. That is JSON already, and may be large: it becomes the last field as it is.
+///
+/// # Errors
+/// None that a job could cause.
+pub fn whole(job: &Job, position: Option<usize>, response: Option<&[u8]>) -> Result<Vec<u8>, ApiError> {
+    let mut json = serde_json::to_vec(&Summary::new(job, position)).map_err(|_| ApiError::Internal)?;
+    json.pop();
+    json.extend_from_slice(b",\"response\":");
+    json.extend_from_slice(response.unwrap_or(b"null"));
+    json.push(b'}');
+    Ok(json)
+}
+
+pub fn time(millis: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(millis);
     humantime::format_rfc3339_millis(time).to_string()
 }
@@ -206,6 +284,8 @@ pub struct JobInfo {
     started_at: Option<String>,
     #[schema(required, example = "2026-11-27T06:40:01.200Z")]
     ended_at: Option<String>,
+    #[schema(nullable = false)]
+    callback: Option<CallbackInfo>,
     /// What the request would have been answered, an error's body where that was an error; null unless the job is done.
     #[schema(required, value_type = Option<Object>, example = json!({"results": []}))]
     response: Option<serde_json::Value>,
@@ -226,7 +306,7 @@ mod tests {
     use super::*;
 
     fn split_of(body: &str) -> Result<(String, u32), String> {
-        let split = split(&Bytes::from(body.to_owned())).map_err(|error| error.to_string())?;
+        let split = split(&Bytes::from(body.to_owned()), &Hosts(Vec::new())).map_err(|error| error.to_string())?;
         Ok((String::from_utf8(split.request.to_vec()).unwrap(), split.retry))
     }
 

@@ -1,5 +1,6 @@
 //! /jobs: requests whose answers are fetched later.
 
+mod call;
 mod form;
 mod run;
 
@@ -17,9 +18,11 @@ use super::answer::held_bytes;
 use super::error::{ApiError, ErrorBody, NotAdmitted};
 use super::execute::{beside, no_room, output_size, take_body};
 use super::{App, Owner};
+use crate::callbacks::Hosts;
 use crate::chain::chain;
 use crate::jobs::{Idempotency, Job, JobId, Jobs, Kind, Removed, StoreError, Submission, SubmitError};
 use crate::scheduler::Client;
+pub(super) use call::call_back;
 use form::{Accepted, JobInfo, JobList, JobRequest, Summary};
 pub(super) use run::run;
 use sha2::{Digest as _, Sha256};
@@ -79,8 +82,9 @@ pub async fn submit(
     held.more(2 * body.len() as u64)?;
     let idempotency = key.map(|key| Idempotency { key, body: hash(&body) });
     let shared = app.clone();
-    let (request, retry, kind, held) = beside(body.len(), move || {
-        let form::Split { request, retry, kind } = form::split(&body)?;
+    let (request, retry, kind, callback, held) = beside(body.len(), move || {
+        let hosts = Hosts(shared.settings().config.jobs.callback_hosts.clone());
+        let form::Split { request, retry, kind, callback } = form::split(&body, &hosts)?;
         let (held, output, tasks) = match kind {
             Kind::Execute => {
                 let plan = super::execute::plan(&shared, request.clone(), held)?;
@@ -92,10 +96,10 @@ pub async fn submit(
             }
         };
         held.could_have(output_size(output, tasks)).map_err(|lack| no_room(lack, output))?;
-        Ok((request, retry, kind, held))
+        Ok((request, retry, kind, callback, held))
     })
     .await?;
-    let submission = Submission { owner: owner_of(client, owner), client, kind, retry, idempotency };
+    let submission = Submission { owner: owner_of(client, owner), client, kind, retry, idempotency, callback };
     let job = tokio::task::spawn_blocking(move || {
         let submitted = jobs.submit(submission, &request);
         drop(held);
@@ -172,12 +176,7 @@ pub async fn get(
         _ => blocking(&jobs, move |jobs| jobs.response(id)).await?,
     };
     let position = jobs.position(&job);
-    let mut json = serde_json::to_vec(&Summary::new(&job, position)).map_err(|_| ApiError::Internal)?;
-    // The response is JSON already, and may be large: it becomes the last field as it is.
-    json.pop();
-    json.extend_from_slice(b",\"response\":");
-    json.extend_from_slice(response.as_deref().unwrap_or(b"null"));
-    json.push(b'}');
+    let json = form::whole(&job, position, response.as_deref())?;
     let body = Body::from(held_bytes(json.into(), held));
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }

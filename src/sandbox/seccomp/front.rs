@@ -38,6 +38,16 @@ fn conditional() -> [(i64, Rule); 5] {
     ]
 }
 
+/// Those of the process that sends callbacks: it connects, and asks name servers.
+pub fn rules_of_the_sender() -> BTreeMap<u32, Rule> {
+    let internet = || one_of(0, &[libc::AF_INET, libc::AF_INET6], Rule::Allow, Rule::Answer(libc::EAFNOSUPPORT));
+    let mut rules = rules();
+    rules.insert(libc::SYS_socket as u32, internet());
+    [libc::SYS_connect, libc::SYS_bind].into_iter().for_each(|call| drop(rules.insert(call as u32, Rule::Allow)));
+    [libc::SYS_accept, libc::SYS_accept4].into_iter().for_each(|call| drop(rules.remove(&(call as u32))));
+    rules
+}
+
 #[rustfmt::skip]
 const CALLS: &[Call] = &calls![
     // files
@@ -88,5 +98,12 @@ mod tests {
             assert_eq!(rules.get(&(call.number as u32)), None, "{}", call.name);
         }
         assert!(matches!(rules.get(&(libc::SYS_clone as u32)), Some(Rule::AnyBit { .. })));
+        let rules = rules_of_the_sender();
+        let more = ["SYS_socket", "SYS_connect", "SYS_bind"];
+        for call in
+            never.iter().filter(|call| !more.contains(&call.name)).chain(&calls![SYS_listen SYS_accept SYS_accept4])
+        {
+            assert_eq!(rules.get(&(call.number as u32)), None, "{}", call.name);
+        }
     }
 }

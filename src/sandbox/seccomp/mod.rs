@@ -60,6 +60,11 @@ impl Filter {
         Self(compile(&front::rules(), &Rule::Answer(libc::EPERM)))
     }
 
+    /// The one of the process that sends callbacks.
+    pub fn of_the_sender() -> Self {
+        Self(compile(&front::rules_of_the_sender(), &Rule::Answer(libc::EPERM)))
+    }
+
     /// One in which every call that takes a descriptor waits for whoever has the listener.
     pub fn of_descriptors() -> Self {
         let mut rules: BTreeMap<u32, Rule> = descriptors::calls().map(|number| (number as u32, Rule::Wait)).collect();
