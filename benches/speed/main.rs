@@ -8,6 +8,7 @@ mod breakdown;
 mod cases;
 mod compare;
 mod load;
+mod others;
 mod plot;
 mod server;
 mod transfer;
@@ -87,7 +88,7 @@ impl Run {
 
 fn main() {
     let args = Args::parse();
-    let bar = ProgressBar::new(20)
+    let bar = ProgressBar::new(22)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
     let mut run =
         Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new(), refusals_told: false };
@@ -102,6 +103,7 @@ fn main() {
     load::all(&mut run, &server);
     server::all(&mut run, &server);
     drop(server);
+    others::all(&mut run);
     server::start(&mut run);
     run.bar.finish_and_clear();
     tell_targets(&run);

@@ -20,7 +20,7 @@ pub fn all(run: &mut Run, server: &Server) {
 }
 
 /// The medians of things that are done in turns.
-fn in_turns<const N: usize>(times: usize, ways: [&dyn Fn() -> Duration; N]) -> [f64; N] {
+pub fn in_turns<const N: usize>(times: usize, ways: [&dyn Fn() -> Duration; N]) -> [f64; N] {
     for way in ways {
         way();
     }
