@@ -208,7 +208,13 @@ async fn store(app: &App, owner: String, body: Body, expected: Option<Digest>) -
     Ok((status, Json(BlobInfo { blob: digest.to_string(), size })).into_response())
 }
 
-async fn receive(app: &App, owner: String, mut body: Body, expected: Option<Digest>) -> Result<Stored, ApiError> {
+/// Keeps a body as a blob of the owner's.
+pub(super) async fn receive(
+    app: &App,
+    owner: String,
+    mut body: Body,
+    expected: Option<Digest>,
+) -> Result<Stored, ApiError> {
     let blobs = blobs(app)?;
     let declared = body.size_hint().exact();
     let mut upload = blocking(move || blobs.begin(&owner, declared)).await?;
@@ -228,6 +234,11 @@ fn blobs(app: &App) -> Result<Arc<Blobs>, ApiError> {
     app.engine.blobs.clone().ok_or_else(missing)
 }
 
+/// Whether there is such a blob; counts as a use. Waits for the disk.
+pub(super) fn is_there(app: &App, digest: &Digest) -> Result<bool, ApiError> {
+    Ok(blobs(app)?.get(digest).map_err(told)?.is_some())
+}
+
 async fn open(app: &App, digest: &Digest) -> Result<(File, u64), ApiError> {
     let (blobs, named) = (blobs(app)?, digest.clone());
     let found = blocking(move || blobs.get(&named)).await?;
@@ -239,7 +250,11 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let done = tokio::task::spawn_blocking(work).await.map_err(|_| ApiError::Internal)?;
-    done.map_err(|error| match error {
+    done.map_err(told)
+}
+
+fn told(error: BlobError) -> ApiError {
+    match error {
         BlobError::TooLarge { .. } => ApiError::TooLargeFor(error.to_string()),
         BlobError::Full { .. } | BlobError::OwnerFull { .. } => ApiError::NoRoom(error.to_string()),
         BlobError::DiskFull { .. } => {
@@ -251,7 +266,7 @@ async fn blocking<T: Send + 'static>(
             tracing::error!(error = chain(&error), "blobs cannot be used");
             ApiError::Internal
         }
-    })
+    }
 }
 
 /// The part that `Range` asks for, as start and end; None for all. One that is no single range counts for nothing (RFC 9110

@@ -2,7 +2,34 @@
 //! else in Faber knows them. `docs/compatibility-apis.md` says what is the same, what differs and what is not there.
 
 pub mod fusion;
+pub mod jobe;
 pub mod piston;
+
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
+use base64::{Engine as _, alphabet};
+use semver::Version;
+
+/// Base64 without padding, and whatever the bits are that are left over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
+
+/// Bytes of base64, with or without padding and white space.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let plain: String = text.trim_end_matches(['=', '\r', '\n']).split_ascii_whitespace().collect();
+    LENIENT.decode(plain).ok()
+}
+
+/// The version of an image whose packages have these: the highest.
+fn version(packages: &[String]) -> Version {
+    packages.iter().map(|version| numbers(version)).max().unwrap_or(Version::new(0, 0, 0))
+}
+
+/// The numbers that a Debian version begins with: no epoch, no revision (deb-version(7)).
+fn numbers(version: &str) -> Version {
+    let upstream = version.split_once(':').map_or(version, |(_, rest)| rest);
+    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
+    Version::new(next(), next(), next())
+}
 
 #[cfg(test)]
 mod tests {
@@ -30,5 +57,6 @@ mod tests {
         assert_eq!(told("SandboxFusion"), fusion.collect());
         let piston = super::piston::LANGUAGES.iter().map(|(language, image, _)| (*language, *image));
         assert_eq!(told("Piston, version 2"), piston.collect());
+        assert_eq!(told("Jobe"), super::jobe::LANGUAGES.into_iter().collect());
     }
 }

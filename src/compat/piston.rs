@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, STANDARD};
-use base64::{Engine as _, alphabet};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::{LENIENT, version};
 use crate::task::{Bounds, Compilation, MINIMUM, Offer, Status, TaskRequest, TaskResult, Text, WorkspacePath};
 
 /// Its languages that have an image here, with that and with what else they are called.
@@ -70,19 +71,10 @@ fn as_text<S: serde::Serializer>(version: &Version, serializer: S) -> Result<S::
 /// The languages that these images are for; each image comes with the versions of the packages that it was asked to have.
 pub fn runtimes(images: &BTreeMap<String, Vec<String>>) -> Vec<Runtime> {
     let of = |&(language, image, aliases): &(&'static str, &'static str, &'static [&'static str])| {
-        let numbers = images.get(image)?.iter().map(|version| numbers(version));
-        let version = numbers.max().unwrap_or(Version::new(0, 0, 0));
+        let version = version(images.get(image)?);
         Some(Runtime { language, version, aliases, runtime: (image == "node").then_some("node"), image })
     };
     LANGUAGES.iter().filter_map(of).collect()
-}
-
-/// The numbers that a Debian version begins with: no epoch, no revision (deb-version(7)).
-fn numbers(version: &str) -> Version {
-    let upstream = version.split_once(':').map_or(version, |(_, rest)| rest);
-    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
-    let mut next = || numbers.next().unwrap_or(0);
-    Version::new(next(), next(), next())
 }
 
 /// As `GET /packages` tells them: what is here is installed.
@@ -199,9 +191,6 @@ const MILLISECOND: u64 = 1_000_000;
 fn is_text(file: &Value) -> bool {
     !matches!(file.get("encoding").and_then(Value::as_str), Some("base64" | "hex"))
 }
-
-/// Without padding, and whatever the bits are that are left over.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// What cannot be decoded is what Node.js makes of it: as far as it goes.
 fn bytes(file: &Value) -> Vec<u8> {
@@ -366,6 +355,7 @@ pub struct Wanted {
 
 #[cfg(test)]
 mod tests {
+    use super::super::numbers;
     use super::*;
 
     /// Every language is one of this repository's definitions, and no name stands for two.

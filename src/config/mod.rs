@@ -204,6 +204,7 @@ pub struct Judge {
 pub struct Compat {
     pub sandbox_fusion: bool,
     pub piston: bool,
+    pub jobe: bool,
     /// Whether a version of a language that is not here stands for the one that is.
     pub nearest_version: bool,
 }

@@ -91,6 +91,11 @@ impl Text {
         Self { bytes, form: Form::Base64 }
     }
 
+    /// What it is of.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     /// How many bytes it is of.
     pub fn size(&self) -> usize {
         self.bytes.len()

@@ -19,6 +19,7 @@ mod hostile;
 mod images;
 mod input;
 mod isolation;
+mod jobe;
 mod jobs;
 mod judge;
 mod lifecycle;

@@ -1,13 +1,17 @@
 //! Other systems' endpoints, where the configuration has them: each is a translation (`crate::compat`) around the way of POST /execute.
 
 mod fusion;
+mod jobe;
+mod kept;
 mod piston;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use axum::{Extension, Json, Router};
@@ -20,7 +24,7 @@ use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
 use crate::image::{Image, Root};
 use crate::scheduler::{Client, RETRY_AFTER};
-use crate::task::{TaskRequest, TaskResult};
+use crate::task::{Offer, TaskRequest, TaskResult};
 
 /// What is switched on.
 pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
@@ -33,6 +37,9 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     if compat.piston {
         router = router.merge(piston::routes(app));
     }
+    if compat.jobe {
+        router = router.merge(jobe::routes(app));
+    }
     router
 }
 
@@ -44,9 +51,25 @@ fn both(router: Router<Arc<App>>, path: &str, method: MethodRouter<Arc<App>>) ->
 /// One of Faber's errors with this status and in this field alone; all else stays as it is.
 fn told(mut response: Response, status: StatusCode, field: &str) -> Response {
     let Some(ErrorText(text)) = response.extensions_mut().remove() else { return response };
+    in_place_of(response, status, Json(json!({ field: text })))
+}
+
+/// Another status and body with the headers of an error.
+fn in_place_of(mut response: Response, status: StatusCode, body: impl IntoResponse) -> Response {
     let mut headers = std::mem::take(response.headers_mut());
     headers.remove(header::CONTENT_LENGTH);
-    (status, headers, Json(json!({ field: text }))).into_response()
+    (status, headers, body).into_response()
+}
+
+/// A key in `X-API-Key` is one in `Authorization`, where there is none.
+async fn key_in_its_header(mut request: Request, next: Next) -> Response {
+    let headers = request.headers_mut();
+    let key = headers.get("x-api-key").and_then(|key| key.to_str().ok());
+    let bearer = key.and_then(|key| HeaderValue::from_str(&format!("Bearer {key}")).ok());
+    if let Some(bearer) = bearer.filter(|_| !headers.contains_key(header::AUTHORIZATION)) {
+        headers.insert(header::AUTHORIZATION, bearer);
+    }
+    next.run(request).await
 }
 
 /// What an error says, beside the body in which Faber itself tells it.
@@ -56,34 +79,81 @@ pub(super) struct ErrorText(pub String);
 /// Who asks, and how.
 type Caller = (Extension<Client>, Extension<Owner>, HeaderMap);
 
+/// A body as it comes, and what `read` makes of it, with what is held for both. What parses as JSON is JSON, whatever it is called.
+async fn read_body<T: Send + 'static>(
+    app: &App,
+    client: Client,
+    mut headers: HeaderMap,
+    body: Body,
+    waits: Waits,
+    read: impl FnOnce(&[u8]) -> Result<T, ApiError> + Send + 'static,
+) -> Result<(T, Held), ApiError> {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let (body, mut held) = take_body(app, client, &headers, body).await?;
+    let work = match waits {
+        Waits::Not => body.len(),
+        Waits::ForDisk => usize::MAX,
+    };
+    let read = move || {
+        // What is read of it becomes a task by way of that task's own form.
+        held.more(parsed_size(&body) + 2 * body.len() as u64)?;
+        Ok((read(&body)?, held))
+    };
+    beside(work, read).await
+}
+
+/// Whether the reading of a body looks at files.
+enum Waits {
+    Not,
+    ForDisk,
+}
+
+/// A task, with what it may choose from and what is to be known of it later.
+struct Order<K> {
+    task: TaskRequest,
+    offers: Vec<Offer>,
+    known: K,
+}
+
 /// Runs the task that a body stands for: `read` says which it is, with what is to be known of it later, or why there is none. No
 /// result means that Faber could not run it.
 async fn run_one<K: Send + 'static, R: Send + 'static>(
     app: &Arc<App>,
-    (Extension(client), Extension(Owner(owner)), mut headers): Caller,
+    caller: Caller,
     body: Body,
     read: impl FnOnce(&App, &[u8]) -> Result<Result<(TaskRequest, K), R>, ApiError> + Send + 'static,
 ) -> Result<Result<(K, Option<TaskResult>, Held), R>, ApiError> {
-    // What parses as JSON is JSON, whatever it is called.
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let (body, mut held) = take_body(app, client, &headers, body).await?;
-    let shared = app.clone();
-    let planned = beside(body.len(), move || {
-        // What is read of it becomes a task by way of that task's own form.
-        held.more(parsed_size(&body) + 2 * body.len() as u64)?;
-        let (task, known) = match read(&shared, &body)? {
-            Ok(read) => read,
+    let order = |app: &App, _: &str, body: &[u8]| {
+        let read = read(app, body)?;
+        let offers = offers(app)?;
+        Ok(read.map(|(task, known)| Order { task, offers, known }))
+    };
+    run_order(app, caller, body, Waits::Not, order).await
+}
+
+/// The same for a task whose languages may be the request's own, and whose reading may ask what the owner has.
+async fn run_order<K: Send + 'static, R: Send + 'static>(
+    app: &Arc<App>,
+    (Extension(client), Extension(Owner(owner)), headers): Caller,
+    body: Body,
+    waits: Waits,
+    read: impl FnOnce(&App, &str, &[u8]) -> Result<Result<Order<K>, R>, ApiError> + Send + 'static,
+) -> Result<Result<(K, Option<TaskResult>, Held), R>, ApiError> {
+    let (shared, asking) = (app.clone(), owner.clone());
+    let plan = move |body: &[u8]| {
+        let Order { task, offers, known } = match read(&shared, &asking, body)? {
+            Ok(order) => order,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let planned = Planned::new(&shared.engine, vec![task], &[], &offers(&shared)?)
+        let planned = Planned::new(&shared.engine, vec![task], &[], &offers)
             .map_err(|error| ApiError::Invalid(error.to_string()))?;
-        hold_output(&mut held, planned.output(), 1)?;
-        Ok(Ok((planned, known, held)))
-    });
-    let (planned, known, mut held) = match planned.await? {
-        Ok(planned) => planned,
-        Err(refusal) => return Ok(Err(refusal)),
+        Ok(Ok((planned, known)))
     };
+    let (planned, known, mut held) = match read_body(app, client, headers, body, waits, plan).await? {
+        (Ok((planned, known)), held) => (planned, known, held),
+        (Err(refusal), _) => return Ok(Err(refusal)),
+    };
+    hold_output(&mut held, planned.output(), 1)?;
     let mut room = |bytes| held.more(bytes).is_ok();
     match app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)? {
         Ended::Results(results) => Ok(Ok((known, results.into_iter().next(), held))),
