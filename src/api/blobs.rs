@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody, NotAdmitted};
 use super::pace::Pace;
 use super::{App, Owner};
-use crate::blobs::{BlobError, Blobs, Stored};
+use crate::blobs::{BlobError, Blobs, Stored, Upload};
 use crate::chain::chain;
 use crate::task::Digest;
 
@@ -195,8 +195,7 @@ pub async fn delete(
     Path(blob): Path<String>,
 ) -> Result<StatusCode, ApiError> {
     let digest = digest(blob)?;
-    let (blobs, named) = (blobs(&app)?, digest.clone());
-    match blocking(move || blobs.remove(&owner, &named)).await? {
+    match take_out(&app, owner, digest.clone()).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(ApiError::Missing(format!("You have no blob {digest}"))),
     }
@@ -215,14 +214,42 @@ pub(super) async fn receive(
     mut body: Body,
     expected: Option<Digest>,
 ) -> Result<Stored, ApiError> {
-    let blobs = blobs(app)?;
-    let declared = body.size_hint().exact();
-    let mut upload = blocking(move || blobs.begin(&owner, declared)).await?;
+    let mut upload = begin(app, owner, body.size_hint().exact()).await?;
     let mut pace = Pace::default();
     while let Some(bytes) = pace.next(&mut body).await? {
-        upload = blocking(move || upload.write(&bytes).map(|()| upload)).await?;
+        upload = write(upload, bytes).await?;
     }
     blocking(move || upload.finish(expected.as_ref())).await
+}
+
+/// A blob of the owner's that is yet to come.
+pub(super) async fn begin(app: &App, owner: String, declared: Option<u64>) -> Result<Upload, ApiError> {
+    let blobs = blobs(app)?;
+    blocking(move || blobs.begin(&owner, declared)).await
+}
+
+pub(super) async fn write(mut upload: Upload, bytes: Bytes) -> Result<Upload, ApiError> {
+    blocking(move || upload.write(&bytes).map(|()| upload)).await
+}
+
+pub(super) async fn finish(upload: Upload) -> Result<Stored, ApiError> {
+    blocking(move || upload.finish(None)).await
+}
+
+/// Takes a blob out of the owner's account; false if it was not in it.
+pub(super) async fn take_out(app: &App, owner: String, digest: Digest) -> Result<bool, ApiError> {
+    let blobs = blobs(app)?;
+    blocking(move || blobs.remove(&owner, &digest)).await
+}
+
+/// All of a blob's bytes.
+pub(super) async fn whole(app: &App, digest: &Digest) -> Result<Response, ApiError> {
+    let (file, size) = open(app, digest).await?;
+    let mut response = Body::from_stream(chunks(file, 0, size)).into_response();
+    describe(response.headers_mut(), digest, size);
+    // Of a part nobody asks here.
+    response.headers_mut().remove(header::ACCEPT_RANGES);
+    Ok(response)
 }
 
 fn digest(text: String) -> Result<Digest, ApiError> {

@@ -359,13 +359,15 @@ impl Limits<'_> {
             Some(megabytes) => ((megabytes * MEGABYTE) as u64).clamp(MINIMUM.memory, max.memory),
             None => max.memory,
         });
+        // A recursion without end meets this, and is a runtime error as there.
+        let stack = memory.map(|memory| memory / 2);
         let floor = if self.language == "java" { processes } else { least_processes };
         let processes =
             asked("numprocs", processes, floor).map_or(max.processes, |n| (n as u64).clamp(1, max.processes));
         let file = asked("disklimit", 20.0, least_file).map(|megabytes| (megabytes * MEGABYTE) as u64);
         json!({
             "cpu_time_limit": time(cpu_time, max.cpu_time), "wall_time_limit": time(2.0 * cpu_time, max.wall_time),
-            "memory_limit": memory, "max_processes": processes, "max_file_size": file, "max_output_size": output,
+            "memory_limit": memory, "stack_limit": stack, "max_processes": processes, "max_file_size": file, "max_output_size": output,
         })
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod fusion;
 pub mod jobe;
+pub mod librechat;
 pub mod piston;
 
 use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
@@ -36,7 +37,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     /// The languages with their images that the document has below a heading.
-    fn told(heading: &str) -> BTreeSet<(&'static str, &'static str)> {
+    fn told(heading: &str) -> BTreeSet<(&'static str, String)> {
         let text = include_str!("../../docs/compatibility-apis.md");
         let (_, section) = text.split_once(&format!("\n## {heading}\n")).unwrap();
         let rows =
@@ -47,16 +48,20 @@ mod tests {
         });
         cells
             .filter(|(language, _)| !language.is_empty())
-            .map(|(language, image)| (language.split('`').nth(1).unwrap(), image))
+            .map(|(language, image)| (language.split('`').nth(1).unwrap(), image.to_owned()))
             .collect()
     }
 
     #[test]
     fn the_document_has_every_language() {
-        let fusion = super::fusion::LANGUAGES.iter().filter_map(|(language, image)| Some((*language, (*image)?)));
+        let fusion =
+            super::fusion::LANGUAGES.iter().filter_map(|(language, image)| Some((*language, (*image)?.to_owned())));
         assert_eq!(told("SandboxFusion"), fusion.collect());
-        let piston = super::piston::LANGUAGES.iter().map(|(language, image, _)| (*language, *image));
+        let piston = super::piston::LANGUAGES.iter().map(|(language, image, _)| (*language, (*image).to_owned()));
         assert_eq!(told("Piston, version 2"), piston.collect());
-        assert_eq!(told("Jobe"), super::jobe::LANGUAGES.into_iter().collect());
+        let jobe = super::jobe::LANGUAGES.map(|(language, image)| (language, image.to_owned()));
+        assert_eq!(told("Jobe"), jobe.into());
+        let librechat = super::librechat::LANGUAGES.map(|(language, images, _)| (language, images.join(", or ")));
+        assert_eq!(told("LibreChat"), librechat.into());
     }
 }

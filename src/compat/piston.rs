@@ -264,18 +264,18 @@ pub struct Executed {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct Stage {
-    signal: Option<String>,
-    stdout: Text,
-    stderr: Text,
-    code: Option<i32>,
+pub(super) struct Stage {
+    pub signal: Option<String>,
+    pub stdout: Text,
+    pub stderr: Text,
+    pub code: Option<i32>,
     output: Text,
     memory: Option<u64>,
-    message: Option<String>,
-    status: Option<&'static str>,
+    pub message: Option<String>,
+    pub status: Option<&'static str>,
     /// Milliseconds, as the next.
     cpu_time: u64,
-    wall_time: u64,
+    pub wall_time: u64,
 }
 
 impl Executed {
@@ -303,7 +303,7 @@ impl Job {
 }
 
 impl Stage {
-    fn of(result: TaskResult) -> Self {
+    pub(super) fn of(result: TaskResult) -> Self {
         let detail = result.detail.as_ref();
         let signal = detail.and_then(|detail| detail.signal.clone());
         let killed = || Some("SIGKILL".to_owned());

@@ -205,6 +205,7 @@ pub struct Compat {
     pub sandbox_fusion: bool,
     pub piston: bool,
     pub jobe: bool,
+    pub librechat: bool,
     /// Whether a version of a language that is not here stands for the one that is.
     pub nearest_version: bool,
 }

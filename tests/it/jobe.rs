@@ -85,6 +85,8 @@ fn a_program_ends_with_its_outcomes() {
         end(&run(&server, "cpp", "#include <iostream>\nint main() { std::cout << 42; }", json!({}))),
         (15, "42", "")
     );
+    let deep = "int f(int n) { volatile char c[1000]; c[0] = n; return n == 0 ? c[0] : f(n + 1) + c[0]; }\nint main() { return f(1); }";
+    assert_eq!(end(&run(&server, "cpp", deep, json!({}))), (12, "", ""));
     let told = run(&server, "cpp", "int main() { int unused; }", json!({}));
     assert_eq!(end(&told), (11, "", ""), "a warning counts");
     assert!(told["cmpinfo"].as_str().unwrap().contains("unused"), "{told}");

@@ -22,6 +22,7 @@ mod isolation;
 mod jobe;
 mod jobs;
 mod judge;
+mod librechat;
 mod lifecycle;
 mod limits;
 mod memory;

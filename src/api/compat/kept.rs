@@ -68,6 +68,24 @@ impl<V: Clone> Names<V> {
         Some(kept)
     }
 
+    /// All that begin so, the one that was not used for longest first.
+    pub fn beginning(&self, owner: &str, with: &str) -> Vec<(String, Kept<V>)> {
+        let owners = self.owners();
+        let entries = owners.get(owner).into_iter().flat_map(|owned| owned.entries.iter());
+        let mut found: Vec<_> = entries
+            .filter(|(name, _)| name.starts_with(with))
+            .map(|(name, (kept, _))| (name.clone(), kept.clone()))
+            .collect();
+        found.reverse();
+        found
+    }
+
+    /// Whether another name of the owner stands for the same bytes.
+    pub fn has(&self, owner: &str, blob: &Digest) -> bool {
+        let owners = self.owners();
+        owners.get(owner).is_some_and(|owned| owned.entries.iter().any(|(_, (kept, _))| kept.blob == *blob))
+    }
+
     /// What a name stands for, if its bytes are still here. Waits for the disk.
     pub fn find(&self, app: &App, owner: &str, name: &str) -> Result<Option<Kept<V>>, ApiError> {
         let Some(kept) = self.get(owner, name) else { return Ok(None) };
@@ -93,6 +111,10 @@ mod tests {
         names.insert("a", "1".into(), kept(1), 0);
         names.insert("a", "2".into(), kept(2), 0);
         assert_eq!((names.get("a", "1"), names.get("b", "1"), names.remove("b", "1")), (Some(kept(1)), None, None));
+        let beginning = |owner: &str| names.beginning(owner, "").into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!((beginning("a"), beginning("b")), (vec!["2".to_owned(), "1".to_owned()], vec![]));
+        assert_eq!((names.beginning("a", "2").len(), names.beginning("a", "21").len()), (1, 0));
+        assert!(names.has("a", &kept(1).blob) && !names.has("a", &kept(3).blob) && !names.has("b", &kept(1).blob));
         // Half of what there is room for, twice, beside what was there: that goes, and a name that is used again stays.
         names.insert("a", "large".into(), kept(3), MOST / 2);
         assert!(names.get("a", "1").is_some());

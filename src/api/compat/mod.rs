@@ -3,7 +3,9 @@
 mod fusion;
 mod jobe;
 mod kept;
+mod librechat;
 mod piston;
+mod upload;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +41,9 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     }
     if compat.jobe {
         router = router.merge(jobe::routes(app));
+    }
+    if compat.librechat {
+        router = router.merge(librechat::routes(app));
     }
     router
 }
