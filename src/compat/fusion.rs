@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::literally;
 use crate::task::{Bounds, Compilation, FileResult, MINIMUM, Offer, Status, TaskRequest, TaskResult, Text, to_base64};
 
 /// Its languages, and the image that each has here. Those without one are refused.
@@ -222,17 +223,6 @@ pub fn task(body: &[u8], bounds: &Bounds, offers: &[Offer]) -> Result<TaskReques
     })
 }
 
-/// A path of which no character stands for others.
-fn literally(path: &str) -> String {
-    path.chars().fold(String::new(), |mut glob, c| {
-        match c {
-            '*' | '?' | '[' | ']' | '{' | '}' | '!' => glob.extend(['[', c, ']']),
-            _ => glob.push(c),
-        }
-        glob
-    })
-}
-
 impl Complaint {
     fn alone(self) -> Invalid {
         Invalid { detail: vec![self] }
@@ -325,10 +315,5 @@ mod tests {
             let definition = std::fs::read_to_string(images.join(image).join("image.toml"));
             assert!(definition.is_ok_and(|text| text.contains("[language]")), "{language}: {image}");
         }
-    }
-
-    #[test]
-    fn a_path_is_taken_literally() {
-        assert_eq!(literally("a/b[1]*.txt"), "a/b[[]1[]][*].txt");
     }
 }

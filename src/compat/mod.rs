@@ -2,6 +2,7 @@
 //! else in Faber knows them. `docs/compatibility-apis.md` says what is the same, what differs and what is not there.
 
 pub mod fusion;
+pub mod gojudge;
 pub mod jobe;
 pub mod librechat;
 pub mod piston;
@@ -30,6 +31,17 @@ fn numbers(version: &str) -> Version {
     let mut numbers = upstream.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let mut next = || numbers.next().unwrap_or(0);
     Version::new(next(), next(), next())
+}
+
+/// A path of which no character stands for others.
+fn literally(path: &str) -> String {
+    path.chars().fold(String::new(), |mut glob, c| {
+        match c {
+            '*' | '?' | '[' | ']' | '{' | '}' | '!' => glob.extend(['[', c, ']']),
+            _ => glob.push(c),
+        }
+        glob
+    })
 }
 
 #[cfg(test)]
@@ -63,5 +75,10 @@ mod tests {
         assert_eq!(told("Jobe"), jobe.into());
         let librechat = super::librechat::LANGUAGES.map(|(language, images, _)| (language, images.join(", or ")));
         assert_eq!(told("LibreChat"), librechat.into());
+    }
+
+    #[test]
+    fn a_path_is_taken_literally() {
+        assert_eq!(super::literally("a/b[1]*.txt"), "a/b[[]1[]][*].txt");
     }
 }

@@ -204,6 +204,7 @@ pub struct Judge {
 pub struct Compat {
     pub sandbox_fusion: bool,
     pub piston: bool,
+    pub go_judge: bool,
     pub jobe: bool,
     pub librechat: bool,
     /// Whether a version of a language that is not here stands for the one that is.

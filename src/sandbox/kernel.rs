@@ -34,6 +34,16 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
+/// In a child: it ends when its parent does, which made it (PR_SET_PDEATHSIG(2const)). To be called after a change of user, which
+/// would undo it.
+///
+/// # Errors
+/// prctl(2)'s; ESRCH when the parent had ended before.
+pub fn end_with(parent: Pid) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+    if nix::unistd::getppid() == parent { Ok(()) } else { Err(rustix::io::Errno::SRCH.into()) }
+}
+
 /// Forks into PID, mount and IPC namespaces of its own; the child's pidfd (clone(2)). The child runs `body` as in [`fork`]. Not
 /// clone3(2), which not every container that Faber may be in has.
 ///

@@ -16,9 +16,8 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{Gid, Pid, Uid, setresgid, setresuid};
+use nix::unistd::{Gid, Pid, Uid, getpid, setresgid, setresuid};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::set_parent_process_death_signal;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use super::ids::UidRange;
@@ -78,7 +77,12 @@ impl Namespaces {
     /// Makes the pair in a child process and keeps it by descriptors after the child is gone.
     pub fn create(ids: &UidRange) -> Result<Self, NamespaceError> {
         let (mut ready, sender) = pipe().map_err(at("pipe"))?;
-        let child = kernel::fork(|| hold(ids.base(), sender.as_fd())).map_err(at("fork"))?;
+        let child = kernel::fork({
+            let parent = getpid();
+            let sender = sender.as_fd();
+            move || hold(ids.base(), parent, sender)
+        })
+        .map_err(at("fork"))?;
         drop(sender);
         let made = ready.read_exact(&mut [0]).is_ok();
         let pinned = made.then(|| pin(child, ids));
@@ -107,10 +111,10 @@ fn pipe() -> io::Result<(File, File)> {
 }
 
 /// The child: makes the namespaces, says so, and waits for its end.
-fn hold(owner: u32, ready: BorrowedFd<'_>) -> i32 {
+fn hold(owner: u32, parent: Pid, ready: BorrowedFd<'_>) -> i32 {
     let made = become_owner(owner)
         // After the change of user, which would clear it.
-        .and_then(|()| Ok(set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?))
+        .and_then(|()| kernel::end_with(parent))
         .and_then(|()| Ok(unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?))
         .and_then(|()| kernel::raise_loopback())
         // A port is free again at once for the slot's next task (ip-sysctl.rst).

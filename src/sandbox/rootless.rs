@@ -201,8 +201,7 @@ fn become_root(plan: &Plan) -> Result<()> {
     let (told, tell) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
     let this = Pid::this();
     let child = kernel::fork(|| {
-        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-        if rustix::io::read(&go, &mut [0u8]) != Ok(1) {
+        if kernel::end_with(this).is_err() || rustix::io::read(&go, &mut [0u8]) != Ok(1) {
             return 1;
         }
         let written = write_map("newuidmap", this, plan.uid, plan.uids)

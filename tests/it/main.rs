@@ -15,6 +15,7 @@ mod engines;
 mod examples;
 mod faults;
 mod fusion;
+mod gojudge;
 mod hostile;
 mod images;
 mod input;

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::kept::{Kept, Names};
 use super::upload::{self, Uploaded};
-use super::{Caller, Order, Waits, both, key_in_its_header, run_order, told};
+use super::{Caller, Order, Waits, both, key_in_its_header, percent_encoded, run_order, told};
 use crate::api::answer::{Texts, json_answer};
 use crate::api::error::ApiError;
 use crate::api::execute::offers;
@@ -376,16 +376,6 @@ async fn download(
         headers.insert("x-read-only", HeaderValue::from_static("true"));
     }
     Ok(response)
-}
-
-/// As the parameters of a header have it (RFC 8187 section 3.2.1).
-fn percent_encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |encoded, byte| match byte {
-        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
-            encoded + char::from(byte).encode_utf8(&mut [0; 4])
-        }
-        _ => encoded + &format!("%{byte:02X}"),
-    })
 }
 
 async fn remove(

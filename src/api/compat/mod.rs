@@ -1,6 +1,7 @@
 //! Other systems' endpoints, where the configuration has them: each is a translation (`crate::compat`) around the way of POST /execute.
 
 mod fusion;
+mod gojudge;
 mod jobe;
 mod kept;
 mod librechat;
@@ -44,6 +45,9 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     }
     if compat.librechat {
         router = router.merge(librechat::routes(app));
+    }
+    if compat.go_judge {
+        router = router.merge(gojudge::routes(app));
     }
     router
 }
@@ -120,6 +124,14 @@ struct Order<K> {
     known: K,
 }
 
+/// Several of them, and which streams are joined.
+struct Orders<K> {
+    tasks: Vec<TaskRequest>,
+    connect: Vec<[String; 2]>,
+    offers: Vec<Offer>,
+    known: K,
+}
+
 /// Runs the task that a body stands for: `read` says which it is, with what is to be known of it later, or why there is none. No
 /// result means that Faber could not run it.
 async fn run_one<K: Send + 'static, R: Send + 'static>(
@@ -139,32 +151,59 @@ async fn run_one<K: Send + 'static, R: Send + 'static>(
 /// The same for a task whose languages may be the request's own, and whose reading may ask what the owner has.
 async fn run_order<K: Send + 'static, R: Send + 'static>(
     app: &Arc<App>,
-    (Extension(client), Extension(Owner(owner)), headers): Caller,
+    caller: Caller,
     body: Body,
     waits: Waits,
     read: impl FnOnce(&App, &str, &[u8]) -> Result<Result<Order<K>, R>, ApiError> + Send + 'static,
 ) -> Result<Result<(K, Option<TaskResult>, Held), R>, ApiError> {
+    let orders = |app: &App, owner: &str, body: &[u8]| {
+        let read = read(app, owner, body)?;
+        Ok(read.map(|Order { task, offers, known }| Orders { tasks: vec![task], connect: Vec::new(), offers, known }))
+    };
+    let ran = run_orders(app, caller, body, waits, orders).await?;
+    Ok(ran.map(|(known, results, held)| (known, results.and_then(|results| results.into_iter().next()), held)))
+}
+
+/// The same for several tasks, which may be connected.
+async fn run_orders<K: Send + 'static, R: Send + 'static>(
+    app: &Arc<App>,
+    (Extension(client), Extension(Owner(owner)), headers): Caller,
+    body: Body,
+    waits: Waits,
+    read: impl FnOnce(&App, &str, &[u8]) -> Result<Result<Orders<K>, R>, ApiError> + Send + 'static,
+) -> Result<Result<(K, Option<Vec<TaskResult>>, Held), R>, ApiError> {
     let (shared, asking) = (app.clone(), owner.clone());
     let plan = move |body: &[u8]| {
-        let Order { task, offers, known } = match read(&shared, &asking, body)? {
+        let Orders { tasks, connect, offers, known } = match read(&shared, &asking, body)? {
             Ok(order) => order,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let planned = Planned::new(&shared.engine, vec![task], &[], &offers)
+        let count = tasks.len();
+        let planned = Planned::new(&shared.engine, tasks, &connect, &offers)
             .map_err(|error| ApiError::Invalid(error.to_string()))?;
-        Ok(Ok((planned, known)))
+        Ok(Ok((planned, known, count)))
     };
-    let (planned, known, mut held) = match read_body(app, client, headers, body, waits, plan).await? {
-        (Ok((planned, known)), held) => (planned, known, held),
+    let (planned, known, count, mut held) = match read_body(app, client, headers, body, waits, plan).await? {
+        (Ok((planned, known, count)), held) => (planned, known, count, held),
         (Err(refusal), _) => return Ok(Err(refusal)),
     };
-    hold_output(&mut held, planned.output(), 1)?;
+    hold_output(&mut held, planned.output(), count)?;
     let mut room = |bytes| held.more(bytes).is_ok();
     match app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)? {
-        Ended::Results(results) => Ok(Ok((known, results.into_iter().next(), held))),
+        Ended::Results(results) => Ok(Ok((known, Some(results), held))),
         Ended::Queued => Err(ApiError::Saturated { retry_after: RETRY_AFTER }),
         Ended::Fault => Ok(Ok((known, None, held))),
     }
+}
+
+/// As the parameters of a header have it (RFC 8187 section 3.2.1).
+fn percent_encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |encoded, byte| match byte {
+        b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'-' | b'.' | b'_' | b'~' => {
+            encoded + char::from(byte).encode_utf8(&mut [0; 4])
+        }
+        _ => encoded + &format!("%{byte:02X}"),
+    })
 }
 
 /// The images of languages that are here, each with the versions of what it is made of.
