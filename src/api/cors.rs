@@ -15,8 +15,14 @@ use crate::config::CorsOrigin;
 
 const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
 /// What a browser does not let a page send, or read, by itself.
-const SENT: [HeaderName; 4] =
-    [header::AUTHORIZATION, header::CONTENT_TYPE, header::RANGE, HeaderName::from_static("x-request-id")];
+const SENT: [HeaderName; 5] = [
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    header::RANGE,
+    HeaderName::from_static("x-request-id"),
+    // A key for other systems' endpoints.
+    HeaderName::from_static("x-api-key"),
+];
 const READ: [HeaderName; 8] = [
     HeaderName::from_static("x-request-id"),
     HeaderName::from_static("x-ratelimit-limit"),

@@ -366,7 +366,9 @@ fn pages_of_other_origins_may_ask_where_the_operator_says_so() {
         preflight.header(header).to_ascii_lowercase().split(',').any(|allowed| allowed.trim() == value)
     };
     assert!(["get", "post", "put", "delete"].iter().all(|method| allows("access-control-allow-methods", method)));
-    assert!(["authorization", "content-type"].iter().all(|name| allows("access-control-allow-headers", name)));
+    assert!(
+        ["authorization", "content-type", "x-api-key"].iter().all(|name| allows("access-control-allow-headers", name))
+    );
     // What a page may read: of errors too.
     for answer in [server.post(task, &PREFLIGHT[..1]), server.post("{", &PREFLIGHT[..1])] {
         assert_eq!(answer.header("access-control-allow-origin"), "https://page.example", "{}", answer.status);

@@ -1,5 +1,6 @@
 //! LibreChat's code API, as its own client calls it.
 
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -265,6 +266,19 @@ fn an_upload_is_taken_or_changes_nothing() {
         (&json!(200), &json!(true), &json!(200))
     );
     assert_eq!(error(put("/v1/upload", &many)).0, 400);
+}
+
+#[test]
+fn an_upload_that_stops_is_over() {
+    let server = Server::start(&["--open-mode"], &[ON]);
+    let mut client = server.connect_from([127, 0, 0, 2]);
+    let head = "POST /v1/upload HTTP/1.1\r\nHost: faber\r\nContent-Type: multipart/form-data; boundary=XX\r\nContent-Length: 100000";
+    write!(client, "{head}\r\n\r\n").unwrap();
+    client.write_all(&form(&[("file", Some("a"), b"some")])[..80]).unwrap();
+    let mut answer = [0; 4096];
+    let length = client.read(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer[..length]);
+    assert!(answer.starts_with("HTTP/1.1 504 ") && answer.ends_with(r#"{"error":"Upload timeout"}"#), "{answer}");
 }
 
 /// A file goes to the disk as it comes.

@@ -200,16 +200,29 @@ async fn programmatic() -> Response {
     refused(StatusCode::NOT_IMPLEMENTED, "Programmatic tool calling is not there: this server has /exec alone")
 }
 
+/// What is uploaded, and whose it is; or why there is nothing.
+async fn uploaded(
+    app: &App,
+    (Extension(client), Extension(Owner(owner)), headers): Caller,
+    body: Body,
+) -> Result<Result<(String, Uploaded), Response>, ApiError> {
+    match upload::receive(app, client, &owner, &headers, body).await {
+        Ok(Ok(uploaded)) => Ok(Ok((owner, uploaded))),
+        Ok(Err(message)) => Ok(Err(refused(StatusCode::BAD_REQUEST, message))),
+        Err(ApiError::Late) => Ok(Err(refused(StatusCode::GATEWAY_TIMEOUT, "Upload timeout"))),
+        Err(error) => Err(error),
+    }
+}
+
 async fn upload_files(
     State(app): State<Arc<App>>,
     Extension(sessions): Extension<Sessions>,
     caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (Extension(Owner(owner)), client) = (caller.1.clone(), caller.0.0);
-    let uploaded = match upload::receive(&app, client, &owner, &caller.2, body).await? {
+    let (owner, uploaded) = match uploaded(&app, caller, body).await? {
         Ok(uploaded) => uploaded,
-        Err(message) => return Ok(refused(StatusCode::BAD_REQUEST, message)),
+        Err(response) => return Ok(response),
     };
     // All of them, or none.
     let Uploaded { files, read_only, too_many } = uploaded;
@@ -251,10 +264,9 @@ async fn upload_batch(
     caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let (Extension(Owner(owner)), client) = (caller.1.clone(), caller.0.0);
-    let Uploaded { files, read_only, too_many } = match upload::receive(&app, client, &owner, &caller.2, body).await? {
+    let (owner, Uploaded { files, read_only, too_many }) = match uploaded(&app, caller, body).await? {
         Ok(uploaded) => uploaded,
-        Err(message) => return Ok(refused(StatusCode::BAD_REQUEST, message)),
+        Err(response) => return Ok(response),
     };
     if files.is_empty() {
         return Ok(refused(StatusCode::BAD_REQUEST, "No files provided"));
