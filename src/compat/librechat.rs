@@ -235,11 +235,11 @@ impl Executed {
         let compilation = result.compile.take().and_then(|Compilation(compilation)| compilation);
         let failed = compilation.filter(|compilation| compilation.status != Status::Success);
         let stage = Stage::of(failed.map_or(result, |compilation| *compilation));
-        let mut stderr = stage.stderr;
-        for (name, reason) in unkept {
-            let line = format!("{name} is not kept: {reason}\n");
-            stderr = Text::utf8([stderr.bytes(), line.as_bytes()].concat().into());
-        }
+        let lines: String = unkept.iter().map(|(name, reason)| format!("{name} is not kept: {reason}\n")).collect();
+        let stderr = match lines.is_empty() {
+            true => stage.stderr,
+            false => Text::utf8([stage.stderr.bytes(), lines.as_bytes()].concat().into()),
+        };
         Self {
             storage_session_id: session.clone(),
             session_id: session,
