@@ -121,7 +121,7 @@ pub fn job(
     offers: &[Offer],
 ) -> Result<Job, Refusal> {
     let refused = |message: String| Err(Refusal::Message(message));
-    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(body) else {
+    let Some(fields) = serde_json::from_slice(body).ok().or_else(|| form(body)) else {
         return refused("the body is not JSON".into());
     };
     let text = |name: &str| fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
@@ -214,6 +214,25 @@ fn bytes(file: &Value) -> Vec<u8> {
         }
         _ => content.as_bytes().to_vec(),
     }
+}
+
+/// A body as a form has it (application/x-www-form-urlencoded): some clients send `files` so, of which each is a program's text.
+fn form(body: &[u8]) -> Option<Map<String, Value>> {
+    let mut fields = Map::new();
+    for (name, value) in form_urlencoded::parse(body) {
+        match &*name {
+            "language" | "version" | "stdin" => drop(fields.insert(name.into_owned(), value.into())),
+            "files" | "args" => {
+                let value = if name == "files" { json!({ "content": value }) } else { value.into() };
+                let list = fields.entry(name).or_insert_with(|| json!([]));
+                list.as_array_mut()?.push(value);
+            }
+            // What it has for all limits together says nothing of any.
+            "timeout" => {}
+            _ => return None,
+        }
+    }
+    fields.contains_key("language").then_some(fields)
 }
 
 /// A limit of a request, in its own unit; None where it has none.

@@ -161,6 +161,26 @@ print(told.run.output.strip(), told.run.code, any(p.language == "python" for p i
 }
 
 #[test]
+fn pistonapi_works_unchanged() {
+    let python = pypi::python("pistonapi", &["pistonapi==1.0.1", "requests==2.32.5"]);
+    let server = server();
+    let script = r#"
+import sys
+from pistonapi import PistonAPI
+from pistonapi.exceptions import PistonError
+piston = PistonAPI(sys.argv[1] + "/api/v2")
+version = piston.languages["python"]["version"]
+print(piston.execute("py", version, "import sys\nprint(input(), sys.argv[1:], 'a&b=c')", "hi", ["x", "y"]).strip())
+try:
+    piston.execute("brainfuck", "*", "+")
+except PistonError as error:
+    print(error)
+"#;
+    let told = client(&python, &["-c", script, &server.url()]);
+    assert_eq!(told, "hi ['x', 'y'] a&b=c\nbrainfuck-* runtime is unknown");
+}
+
+#[test]
 fn aiopyston_works_unchanged() {
     let python = pypi::python("aiopyston", &["aiopyston==1.2.1", "setuptools==80.9.0"]);
     let server = server();
