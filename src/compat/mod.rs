@@ -4,6 +4,7 @@
 pub mod fusion;
 pub mod gojudge;
 pub mod jobe;
+pub mod judge0;
 pub mod librechat;
 pub mod piston;
 
@@ -75,6 +76,13 @@ mod tests {
         assert_eq!(told("Jobe"), jobe.into());
         let librechat = super::librechat::LANGUAGES.map(|(language, images, _)| (language, images.join(", or ")));
         assert_eq!(told("LibreChat"), librechat.into());
+        let judge0 = super::judge0::LANGUAGES.each_ref().map(|known| known.id.to_string());
+        let images = super::judge0::LANGUAGES.iter().map(|known| match known.program {
+            super::judge0::Program::Of { image, .. } => image,
+            _ => "the default image",
+        });
+        let judge0 = judge0.iter().map(String::as_str).zip(images.map(str::to_owned));
+        assert_eq!(told("Judge0 CE, version 1.13.1"), judge0.collect());
     }
 
     #[test]

@@ -207,6 +207,7 @@ pub struct Compat {
     pub go_judge: bool,
     pub jobe: bool,
     pub librechat: bool,
+    pub judge0: bool,
     /// Whether a version of a language that is not here stands for the one that is.
     pub nearest_version: bool,
 }

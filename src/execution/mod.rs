@@ -184,6 +184,11 @@ impl Planned {
         jobs.flat_map(|job| job.compile.as_deref().into_iter().chain([&job.run])).map(|task| task.limits.output).sum()
     }
 
+    /// Why the first of its tasks that will not be run will not.
+    pub fn refusal(&self) -> Option<&str> {
+        self.tasks.iter().find_map(|task| task.job.as_ref().err()).map(String::as_str)
+    }
+
     /// How many steps may have to wait for their turn.
     fn steps(&self) -> usize {
         self.tasks.iter().filter(|task| task.job.is_ok()).count() + self.compilations.len()

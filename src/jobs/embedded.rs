@@ -3,7 +3,8 @@
 //! ```text
 //! jobs       id -> the job, as JSON              bodies, responses   id -> bytes
 //! owners     (owner, id)                         keys                (owner, SHA-256 of the key) -> id
-//! ended      (when, id)                          about               "version" -> 1
+//! ended      (when, id)                          notes               id -> bytes
+//! about      "version" -> 1
 //! ```
 
 use std::error::Error;
@@ -32,6 +33,7 @@ type Bytes = &'static [u8];
 const JOBS: TableDefinition<u128, Bytes> = TableDefinition::new("jobs");
 const BODIES: TableDefinition<u128, Bytes> = TableDefinition::new("bodies");
 const RESPONSES: TableDefinition<u128, Bytes> = TableDefinition::new("responses");
+const NOTES: TableDefinition<u128, Bytes> = TableDefinition::new("notes");
 const OWNERS: TableDefinition<(&str, u128), ()> = TableDefinition::new("owners");
 const KEYS: TableDefinition<(&str, Bytes), u128> = TableDefinition::new("keys");
 const ENDED: TableDefinition<(u64, u128), ()> = TableDefinition::new("ended");
@@ -90,14 +92,14 @@ impl Embedded {
     }
 }
 
-/// Makes the tables of a new file, and refuses those of another version.
+/// Makes the tables that are not there: all of a new file, and those that came later. Refuses those of another version.
 fn prepare(database: &Database) -> std::result::Result<(), OpenError> {
     let transaction = database.begin_write().map_err(failed("write jobs"))?;
     {
         let mut about = transaction.open_table(ABOUT).map_err(failed("open a table"))?;
         let version = about.get("version").map_err(failed("read the version"))?.map(|version| version.value());
         match version {
-            Some(VERSION) => return Ok(()),
+            Some(VERSION) => {}
             Some(other) => return Err(OpenError::Version(other)),
             None => _ = about.insert("version", VERSION).map_err(failed("write the version"))?,
         }
@@ -120,6 +122,7 @@ struct Tables<'a> {
     jobs: Table<'a, u128, Bytes>,
     bodies: Table<'a, u128, Bytes>,
     responses: Table<'a, u128, Bytes>,
+    notes: Table<'a, u128, Bytes>,
     owners: Table<'a, (&'static str, u128), ()>,
     keys: Table<'a, (&'static str, Bytes), u128>,
     ended: Table<'a, (u64, u128), ()>,
@@ -132,6 +135,7 @@ impl<'a> Tables<'a> {
                 jobs: transaction.open_table(JOBS)?,
                 bodies: transaction.open_table(BODIES)?,
                 responses: transaction.open_table(RESPONSES)?,
+                notes: transaction.open_table(NOTES)?,
                 owners: transaction.open_table(OWNERS)?,
                 keys: transaction.open_table(KEYS)?,
                 ended: transaction.open_table(ENDED)?,
@@ -158,7 +162,7 @@ impl<'a> Tables<'a> {
         set().map_err(failed("write a job"))
     }
 
-    fn add(&mut self, job: &Job, body: &[u8]) -> Result<Option<Job>> {
+    fn add(&mut self, job: &Job, body: &[u8], note: Option<&[u8]>) -> Result<Option<Job>> {
         if let Some(Idempotency { key, .. }) = &job.idempotency {
             let known =
                 self.keys.get((&*job.owner, &key[..])).map_err(failed("read a key"))?.map(|id| JobId(id.value()));
@@ -169,6 +173,9 @@ impl<'a> Tables<'a> {
         self.set(job)?;
         let mut add = || -> std::result::Result<(), redb::StorageError> {
             self.bodies.insert(job.id.0, body)?;
+            if let Some(note) = note {
+                self.notes.insert(job.id.0, note)?;
+            }
             self.owners.insert((&*job.owner, job.id.0), ())?;
             if let Some(Idempotency { key, .. }) = &job.idempotency {
                 self.keys.insert((&*job.owner, &key[..]), job.id.0)?;
@@ -184,6 +191,7 @@ impl<'a> Tables<'a> {
             self.jobs.remove(job.id.0)?;
             self.bodies.remove(job.id.0)?;
             self.responses.remove(job.id.0)?;
+            self.notes.remove(job.id.0)?;
             self.owners.remove((&*job.owner, job.id.0))?;
             if let Some(Idempotency { key, .. }) = &job.idempotency {
                 self.keys.remove((&*job.owner, &key[..]))?;
@@ -260,6 +268,10 @@ impl Store for Embedded {
         bytes_of(&self.read()?, RESPONSES, id)
     }
 
+    fn note(&self, id: JobId) -> Result<Option<Vec<u8>>> {
+        bytes_of(&self.read()?, NOTES, id)
+    }
+
     fn list(&self, owner: &str, before: Option<JobId>, most: usize) -> Result<Vec<Job>> {
         let read = self.read()?;
         let ids = || -> std::result::Result<Vec<JobId>, redb::Error> {
@@ -272,9 +284,9 @@ impl Store for Embedded {
         jobs.filter_map(Result::transpose).collect()
     }
 
-    fn add(&self, job: &Job, body: &[u8]) -> Result<Option<Job>> {
+    fn add(&self, job: &Job, body: &[u8], note: Option<&[u8]>) -> Result<Option<Job>> {
         let transaction = self.write()?;
-        let known = Tables::open(&transaction)?.add(job, body)?;
+        let known = Tables::open(&transaction)?.add(job, body, note)?;
         match known {
             Some(_) => transaction.abort().map_err(failed("end a transaction"))?,
             None => transaction.commit().map_err(failed("commit"))?,
@@ -311,6 +323,23 @@ impl From<io::Error> for StoreError {
     }
 }
 
+/// Makes of the file in this directory what a version without notes leaves.
+#[cfg(test)]
+pub(super) fn as_before_notes(directory: &OwnedFd) {
+    let Embedded(database) = Embedded::open(directory).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.delete_table(NOTES).unwrap();
+    let mut jobs = transaction.open_table(JOBS).unwrap();
+    let ids: Vec<u128> = jobs.iter().unwrap().map(|entry| entry.unwrap().0.value()).collect();
+    for id in ids {
+        let job = String::from_utf8(jobs.get(id).unwrap().unwrap().value().to_vec()).unwrap();
+        assert!(job.contains(",\"note\":null"), "{job}");
+        jobs.insert(id, job.replace(",\"note\":null", "").as_bytes()).unwrap();
+    }
+    drop(jobs);
+    transaction.commit().unwrap();
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};
@@ -341,11 +370,12 @@ mod tests {
             response_size: 0,
             idempotency: None,
             callback: None,
+            note: None,
         };
         let store = Embedded::open(&open(place.path())).unwrap();
         let transaction = store.write().unwrap();
         let mut tables = Tables::open(&transaction).unwrap();
-        (1..=COUNT).for_each(|n| drop(tables.add(&job(n), &[b'x'; 1000]).unwrap()));
+        (1..=COUNT).for_each(|n| drop(tables.add(&job(n), &[b'x'; 1000], None).unwrap()));
         drop(tables);
         transaction.commit().unwrap();
         // As a crash leaves it.
@@ -370,6 +400,7 @@ mod tests {
                 retry: 0,
                 idempotency: None,
                 callback: None,
+                note: None,
             };
             let begun = Instant::now();
             let ids: Vec<JobId> = (0..20).map(|_| jobs.submit(submission(), b"{}").unwrap().id).collect();

@@ -78,7 +78,15 @@ pub struct Idempotency {
     pub body: [u8; 32],
 }
 
-/// All that is known of a job but its body and its response. Fields that a later version adds need a default.
+/// What is kept beside a job for whoever submitted it, under a name that says for what: bytes that jobs know nothing of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoteInfo {
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// All that is known of a job but its body, its note and its response. Fields that a later version adds need a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
     pub id: JobId,
@@ -108,12 +116,15 @@ pub struct Job {
     pub idempotency: Option<Idempotency>,
     #[serde(default)]
     pub callback: Option<Callback>,
+    #[serde(default)]
+    pub note: Option<NoteInfo>,
 }
 
 impl Job {
     /// Bytes that are kept for it, its own few hundred not counted. A body goes when its job is over.
     pub fn size(&self) -> u64 {
-        self.response_size + if self.state.is_over() { 0 } else { self.body_size }
+        let note = self.note.as_ref().map_or(0, |note| note.size);
+        note + self.response_size + if self.state.is_over() { 0 } else { self.body_size }
     }
 
     /// Queued again.

@@ -30,7 +30,7 @@ pub use callback::{Callback, CallbackState};
 use calls::Calls;
 use embedded::Embedded;
 pub use embedded::OpenError;
-pub use job::{Idempotency, Job, JobId, Kind, NoId, State};
+pub use job::{Idempotency, Job, JobId, Kind, NoId, NoteInfo, State};
 use ledger::Ledger;
 use queue::{Most, Queue};
 pub use store::StoreError;
@@ -44,7 +44,7 @@ use crate::task::{Bytes, part_of};
 pub struct Bounds {
     /// Jobs of one owner, the ended among them.
     pub count: u64,
-    /// Bytes of the bodies and responses of one owner's jobs.
+    /// Bytes of the bodies, notes and responses of one owner's jobs.
     pub per_owner: u64,
     /// Bytes of those of all.
     pub total: u64,
@@ -76,6 +76,13 @@ pub struct Submission {
     pub retry: u32,
     pub idempotency: Option<Idempotency>,
     pub callback: Option<Callback>,
+    pub note: Option<Note>,
+}
+
+/// Bytes that whoever submits a job wants back with it, kept until it is forgotten, under a name that says for what they are.
+pub struct Note {
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
 }
 
 /// What became of a job that its owner does not want any more.
@@ -187,10 +194,11 @@ impl Jobs {
     /// # Errors
     /// Without room for it; `OtherBody` when its key stands for another; those of the store.
     pub fn submit(&self, submission: Submission, body: &[u8]) -> Result<Job, SubmitError> {
-        let Submission { owner, client, kind, retry, idempotency, callback } = submission;
+        let Submission { owner, client, kind, retry, idempotency, callback, note } = submission;
         let id = self.new_id()?;
         let (state, body_size) = (State::Queued, body.len() as u64);
         let (created, started, ended, runs, response_size) = (now(), None, None, 0, 0);
+        let noted = note.as_ref().map(|note| NoteInfo { name: note.name.into(), size: note.bytes.len() as u64 });
         let job = Job {
             id,
             owner,
@@ -206,10 +214,11 @@ impl Jobs {
             response_size,
             idempotency,
             callback,
+            note: noted,
         };
         let taken = self.live().ledger.take(&job, &self.bounds);
         let added = match taken {
-            Ok(()) => self.store.add(&job, body),
+            Ok(()) => self.store.add(&job, body, note.as_ref().map(|note| &*note.bytes)),
             // One that is known needs no room.
             Err(lack) => match self.known(&job)? {
                 Some(known) => return same_body(known, &job),
@@ -263,6 +272,14 @@ impl Jobs {
         self.store.response(id)
     }
 
+    /// What was kept beside a job.
+    ///
+    /// # Errors
+    /// The store's.
+    pub fn note(&self, id: JobId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.note(id)
+    }
+
     /// At most so many of this owner's jobs, newest first, of those that are older than `before`.
     ///
     /// # Errors
@@ -313,6 +330,12 @@ impl Jobs {
             Some((_, None)) => Some(Removed::Forgotten),
             None => None,
         })
+    }
+
+    /// How many jobs wait for their turn, and how many were handed out. Does not block.
+    pub fn load(&self) -> (usize, usize) {
+        let live = self.live();
+        (live.queue.waiting(), live.queue.running())
     }
 
     /// The next job that may run. None once Faber stops.

@@ -81,6 +81,10 @@ impl Queue {
         self.tidy(owner);
     }
 
+    pub fn waiting(&self) -> usize {
+        self.owners.values().map(|line| line.waiting.len()).sum()
+    }
+
     pub fn running(&self) -> usize {
         self.running
     }

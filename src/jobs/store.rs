@@ -27,7 +27,7 @@ pub enum Change<'a> {
 /// A job before and after a change; None: there is none.
 pub type Changed = Option<(Job, Option<Job>)>;
 
-/// Keeps jobs with their bodies and responses. Every change is one transaction, and is on the disk when the call returns
+/// Keeps jobs with their bodies, notes and responses. Every change is one transaction, and is on the disk when the call returns
 /// (fsync(2)); readers see all of a change or nothing. Calls block; any number of threads may make them.
 pub trait Store: Send + Sync {
     /// Every job, oldest first.
@@ -41,10 +41,12 @@ pub trait Store: Send + Sync {
     /// The request of a job that is not over.
     fn body(&self, id: JobId) -> Result<Option<Vec<u8>>>;
     fn response(&self, id: JobId) -> Result<Option<Vec<u8>>>;
+    /// What is kept beside it until it is forgotten.
+    fn note(&self, id: JobId) -> Result<Option<Vec<u8>>>;
     /// An owner's jobs, newest first: at most so many of those that are older than `before`.
     fn list(&self, owner: &str, before: Option<JobId>, most: usize) -> Result<Vec<Job>>;
     /// Adds a job, unless its owner has one with the same key: then that is given back, and nothing added.
-    fn add(&self, job: &Job, body: &[u8]) -> Result<Option<Job>>;
+    fn add(&self, job: &Job, body: &[u8], note: Option<&[u8]>) -> Result<Option<Job>>;
     /// Looks at jobs, and changes them, in one transaction. `decide` is asked in order.
     fn change<'a>(&self, ids: &[JobId], decide: &mut dyn FnMut(&Job) -> Change<'a>) -> Result<Vec<Changed>>;
     /// At most so many of the jobs that ended before then, in milliseconds since 1970.

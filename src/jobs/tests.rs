@@ -20,7 +20,8 @@ impl Place {
 fn of(owner: &str, retry: u32, key: Option<&str>, body: &str) -> Submission {
     let hash = |text: &str| crate::config::KeyHash::of(text).bytes().to_owned();
     let idempotency = key.map(|key| Idempotency { key: hash(key), body: hash(body) });
-    Submission { owner: owner.into(), client: Client::Key(1), kind: Kind::Execute, retry, idempotency, callback: None }
+    let (owner, client, kind) = (owner.into(), Client::Key(1), Kind::Execute);
+    Submission { owner, client, kind, retry, idempotency, callback: None, note: None }
 }
 
 fn submit(jobs: &Jobs, owner: &str, body: &str) -> JobId {
@@ -125,6 +126,38 @@ fn each_has_so_much_and_gets_it_back() {
     ask("b", 8).unwrap();
     jobs.remove("a", first).unwrap();
     ask("a", 1).unwrap();
+}
+
+#[test]
+fn a_note_is_kept_with_its_job_and_counts() {
+    let place = Place::new();
+    let jobs = place.open(Bounds { per_owner: 10, ..WIDE });
+    let noted = |bytes: usize| Submission {
+        note: Some(Note { name: "for whom", bytes: vec![b'n'; bytes] }),
+        ..of("a", 0, None, "")
+    };
+    assert!(matches!(jobs.submit(noted(9), b"12"), Err(SubmitError::OwnerFull { wanted: 11, .. })));
+    let job = jobs.submit(noted(8), b"12").unwrap();
+    assert_eq!((job.note.as_ref().unwrap().name.as_str(), job.size()), ("for whom", 10));
+    jobs.remove("a", job.id).unwrap();
+    drop(jobs);
+    let jobs = place.open(WIDE);
+    let kept = jobs.find("a", job.id).unwrap().unwrap();
+    assert_eq!((kept.size(), jobs.note(job.id).unwrap()), (8, Some(b"nnnnnnnn".to_vec())));
+    jobs.remove("a", job.id).unwrap();
+    assert_eq!(jobs.note(job.id).unwrap(), None);
+}
+
+/// A file of before there were notes has no table for them, and its jobs no such field.
+#[test]
+fn jobs_of_an_earlier_version_are_read() {
+    let place = Place::new();
+    let jobs = place.open(WIDE);
+    let id = submit(&jobs, "a", "x");
+    drop(jobs);
+    embedded::as_before_notes(&std::fs::File::open(place.0.path()).unwrap().into());
+    let jobs = place.open(WIDE);
+    assert_eq!((jobs.note(id).unwrap(), state(&jobs, id)), (None, State::Queued));
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod isolation;
 mod jobe;
 mod jobs;
 mod judge;
+mod judge0;
 mod librechat;
 mod lifecycle;
 mod limits;

@@ -3,6 +3,7 @@
 mod fusion;
 mod gojudge;
 mod jobe;
+mod judge0;
 mod kept;
 mod librechat;
 mod piston;
@@ -45,6 +46,9 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     }
     if compat.librechat {
         router = router.merge(librechat::routes(app));
+    }
+    if compat.judge0 {
+        router = router.merge(judge0::routes(app));
     }
     if compat.go_judge {
         router = router.merge(gojudge::routes(app));

@@ -99,7 +99,8 @@ pub async fn submit(
         Ok((request, retry, kind, callback, held))
     })
     .await?;
-    let submission = Submission { owner: owner_of(client, owner), client, kind, retry, idempotency, callback };
+    let submission =
+        Submission { owner: owner_of(client, owner), client, kind, retry, idempotency, callback, note: None };
     let job = tokio::task::spawn_blocking(move || {
         let submitted = jobs.submit(submission, &request);
         drop(held);
@@ -275,14 +276,14 @@ fn parameters<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[
 }
 
 /// Whose jobs a request's are: a key's, or without one a client address's.
-fn owner_of(client: Client, owner: String) -> String {
+pub(super) fn owner_of(client: Client, owner: String) -> String {
     match client {
         Client::Key(_) => owner,
         Client::Address(address) => format!("address {address}"),
     }
 }
 
-fn jobs(app: &App) -> Result<Arc<Jobs>, ApiError> {
+pub(super) fn jobs(app: &App) -> Result<Arc<Jobs>, ApiError> {
     let missing = || ApiError::NotHere("This server keeps no jobs: its log says why".into());
     app.jobs.clone().ok_or_else(missing)
 }
@@ -318,13 +319,13 @@ fn hash(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-fn failed(error: &StoreError) -> ApiError {
+pub(super) fn failed(error: &StoreError) -> ApiError {
     tracing::error!(error = chain(error), "jobs cannot be used");
     ApiError::Internal
 }
 
 /// The disk is waited for beside the front's other work.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     jobs: &Arc<Jobs>,
     work: impl FnOnce(&Jobs) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, ApiError> {
