@@ -292,6 +292,9 @@ fn texts_come_and_go_in_either_encoding() {
         "some attributes for this submission cannot be converted to UTF-8, use base64_encoded=true query parameter";
     let plain = server.get(&format!("/judge0/submissions/{token}?base64_encoded=false"));
     assert_eq!((plain.status, plain.json()), (400, json!({ "error": why })));
+    let many = server.get(&format!("/judge0/submissions/batch?tokens={token}"));
+    let one_or_more = why.replace("this submission", "one or more submissions");
+    assert_eq!((many.status, many.json()), (400, json!({ "error": one_or_more })));
     assert_eq!(server.get(&format!("/judge0/submissions/{token}?fields=time,source_code")).json()["source_code"], code);
     let waited =
         post(&server, "/submissions?wait=true", &program(PYTHON, "import os; os.write(1, b'\\xff')", json!({})));
@@ -559,6 +562,17 @@ fn each_key_has_its_own_submissions() {
     assert_eq!((index(one), index(two)), (json!(1), json!(0)));
     assert_eq!(send("DELETE", &path, &[one]).status, 200);
     assert!(!server.log().contains("X-Auth-Token"), "a token is in the log");
+}
+
+/// However small the body is of which it would be made.
+#[test]
+fn what_is_made_of_a_submission_is_bounded_too() {
+    let server = bare(&[("FABER_SERVER__BUFFERS", "256MiB")]);
+    let large = program(TEXT, &"x".repeat(6 << 20), json!({ "number_of_runs": 20 }));
+    let answer = post(&server, "/submissions", &large);
+    assert_eq!(answer.status, 413, "{}", answer.text);
+    assert!(answer.json()["error"].is_string(), "{}", answer.text);
+    assert_eq!(server.get("/judge0/submissions").json()["meta"]["total_count"], 0);
 }
 
 /// What a client may have is used up: that is told in its form, and nothing is taken.

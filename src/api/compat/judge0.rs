@@ -21,7 +21,8 @@ use super::super::{App, Owner, admission, images};
 use super::{Caller, ErrorText, told};
 use crate::archive;
 use crate::compat::judge0::{
-    self, BATCH, Fields, Here, ImageHere, NotUtf8, PAGE, Refusal, Stage, Statistics, Submission, Terms, Told, VERSION,
+    self, Accepted, BATCH, Fields, Here, ImageHere, NotUtf8, PAGE, Refusal, Stage, Statistics, Submission, Tasks,
+    Terms, Told, VERSION,
 };
 use crate::image::{Image, Root};
 use crate::jobs::{Job, JobId, Jobs, Kind, Note, StoreError, SubmitError};
@@ -206,8 +207,8 @@ async fn workers(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     }])))
 }
 
-/// A submission with the request that it is, or what is wrong with it.
-type Read = Result<(Submission, Vec<u8>), Refusal>;
+/// A submission with its tasks, or what is wrong with it.
+type Read = Result<Accepted, Refusal>;
 
 /// Reads submissions, and finds room for them: `read` says which a body has.
 async fn take(
@@ -228,7 +229,7 @@ async fn take(
         let mut taken = Vec::new();
         for submission in submissions {
             taken.push(match submission {
-                Ok((submission, request)) => prepared(&shared, &mut held, client, &submission, request)?,
+                Ok((submission, tasks)) => prepared(&shared, &mut held, client, &submission, tasks)?,
                 Err(refusal) => Err(refusal),
             });
         }
@@ -243,10 +244,10 @@ fn prepared(
     held: &mut Held,
     client: Client,
     submission: &Submission,
-    request: Vec<u8>,
+    tasks: Tasks,
 ) -> Result<Result<(Note, Vec<u8>), Refusal>, ApiError> {
-    held.more(request.len() as u64)?;
-    let request = Bytes::from(request);
+    held.more(submission.body_size())?;
+    let request = Bytes::from(tasks.body().map_err(|_| ApiError::Internal)?);
     // For as long as this takes.
     let mut own = app.buffers.hold(client);
     own.more(request.len() as u64)?;
@@ -449,6 +450,11 @@ fn not_utf8(error: NotUtf8) -> ApiError {
     ApiError::Invalid(error.to_string())
 }
 
+/// One of many.
+fn some_not_utf8(error: NotUtf8) -> ApiError {
+    ApiError::Invalid(error.to_string().replace("this submission", "one or more submissions"))
+}
+
 async fn show_batch(
     State(app): State<Arc<App>>,
     (client, owner, headers): Caller,
@@ -464,7 +470,7 @@ async fn show_batch(
     let (jobs, mut held, mut submissions) = (jobs(&app)?, app.buffers.hold(client), Vec::new());
     for token in tokens {
         submissions.push(match find_token(&jobs, &owner, token).await? {
-            Some(job) => tell(&app, &job, &mut held).await?.json(&fields).map_err(not_utf8)?.into(),
+            Some(job) => tell(&app, &job, &mut held).await?.json(&fields).map_err(some_not_utf8)?.into(),
             None => Value::Null,
         });
     }
@@ -508,7 +514,7 @@ async fn index(
     let all = all(&app, &owner, &mut held).await?;
     let mut submissions = Vec::new();
     for job in all.iter().skip((page - 1).saturating_mul(per_page)).take(per_page) {
-        submissions.push(Value::from(tell(&app, job, &mut held).await?.json(&fields).map_err(not_utf8)?));
+        submissions.push(Value::from(tell(&app, job, &mut held).await?.json(&fields).map_err(some_not_utf8)?));
     }
     let pages = all.len().div_ceil(per_page).max(1);
     let meta = json!({

@@ -11,7 +11,7 @@ pub use info::{Statistics, about, config_info, statuses};
 pub use languages::{Here, ImageHere, here};
 #[cfg(test)]
 pub use languages::{LANGUAGES, Program};
-pub use submission::{Refusal, Submission, Terms, batch, check_count, one};
+pub use submission::{Accepted, Refusal, Submission, Tasks, Terms, batch, check_count, one};
 pub use told::{Fields, NotUtf8, Stage, Told};
 
 /// The version whose API this is. Its own client knows this one and the next.

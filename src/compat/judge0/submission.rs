@@ -127,8 +127,8 @@ impl Refusal {
     }
 }
 
-/// A submission with the tasks that it stands for: a body of POST /execute.
-pub type Accepted = (Submission, Vec<u8>);
+/// A submission with the tasks that it stands for.
+pub type Accepted = (Submission, Tasks);
 
 /// The submission that a body is.
 ///
@@ -247,6 +247,7 @@ fn read(fields: Map<String, Value>, is_base64: bool, terms: &Terms<'_>) -> Resul
         _ => None,
     };
     let run = submission.task(terms);
+    let runs = submission.limits.number_of_runs;
     let tasks = match image.filter(|_| steps.compile.is_none()) {
         Some(image) => {
             let mut task = run;
@@ -254,12 +255,11 @@ fn read(fields: Map<String, Value>, is_base64: bool, terms: &Terms<'_>) -> Resul
             task.insert("code".into(), content(submission.source_code.as_ref()));
             task.insert("args".into(), arguments_words.into());
             submission.archive(&mut task);
-            Tasks { compile: None, run: task }
+            Tasks { compile: None, run: task, runs }
         }
         None => submission.steps(steps, image, run),
     };
-    let body = tasks.body(submission.limits.number_of_runs).map_err(|error| Refusal::of_all(error.to_string()))?;
-    Ok((submission, body))
+    Ok((submission, tasks))
 }
 
 /// What is run in an image without its language's own way.
@@ -271,9 +271,10 @@ struct Steps {
 }
 
 /// The compilation, if it is a task of its own, and what is run so many times.
-struct Tasks {
+pub struct Tasks {
     compile: Option<Map<String, Value>>,
     run: Map<String, Value>,
+    runs: u64,
 }
 
 /// A program that makes a workspace hands it on as this, packed behind its back.
@@ -282,9 +283,12 @@ const PACKED: &str = ".faber-workspace.tar";
 const COMPILE: &str = "\"$@\" </dev/null && tar -cf /tmp/workspace.tar . && mv /tmp/workspace.tar .faber-workspace.tar";
 
 impl Tasks {
-    /// Each run needs what is before it to have ended well.
-    fn body(self, runs: u64) -> Result<Vec<u8>, serde_json::Error> {
-        let Self { compile, mut run } = self;
+    /// The body of POST /execute that has them. Each run needs what is before it to have ended well.
+    ///
+    /// # Errors
+    /// None: all of it is JSON.
+    pub fn body(self) -> Result<Vec<u8>, serde_json::Error> {
+        let Self { compile, mut run, runs } = self;
         let mut body = b"{\"tasks\":[".to_vec();
         let mut before = None;
         if let Some(compile) = compile {
@@ -312,7 +316,17 @@ fn content(bytes: Option<&Bytes>) -> Value {
     json!({ "base64": bytes.map_or_else(String::new, |Bytes(bytes)| to_base64(bytes)) })
 }
 
+/// What a task takes beside what it brings. Bytes.
+const TASK_BYTES: u64 = 4 << 10;
+
 impl Submission {
+    /// Bytes of the body that has its tasks, at most: each run brings all.
+    pub fn body_size(&self) -> u64 {
+        let content = [&self.source_code, &self.stdin, &self.additional_files].into_iter().flatten();
+        let base64: u64 = content.map(|Bytes(bytes)| bytes.len() as u64 * 4 / 3).sum();
+        (self.limits.number_of_runs + 1) * (base64 + TASK_BYTES)
+    }
+
     /// What all of its runs have in common.
     fn task(&self, terms: &Terms<'_>) -> Map<String, Value> {
         let (asked, max) = (&self.limits, &terms.bounds.max);
@@ -350,7 +364,7 @@ impl Submission {
     }
 
     fn steps(&self, steps: Steps, image: Option<&str>, mut run: Map<String, Value>) -> Tasks {
-        let Steps { compile, run: command, file } = steps;
+        let (Steps { compile, run: command, file }, runs) = (steps, self.limits.number_of_runs);
         let brings = |task: &mut Map<String, Value>| {
             self.archive(task);
             if let Some(file) = &file {
@@ -365,7 +379,7 @@ impl Submission {
         }
         let Some(words) = compile else {
             brings(&mut run);
-            return Tasks { compile: None, run };
+            return Tasks { compile: None, run, runs };
         };
         run.insert("archives".into(), json!([{ "from": "compile", "file": PACKED, "format": "tar" }]));
         let args: Vec<&str> = ["-c", COMPILE, "compile"].into_iter().chain(words.iter().map(String::as_str)).collect();
@@ -373,9 +387,9 @@ impl Submission {
             "name": "compile", "image": image, "command": "sh", "args": args, "merge_output": true,
             "on_output_limit": "discard", "output_encoding": "base64", "detail": true,
         });
-        let Value::Object(mut compile) = compile else { return Tasks { compile: None, run } };
+        let Value::Object(mut compile) = compile else { return Tasks { compile: None, run, runs } };
         brings(&mut compile);
-        Tasks { compile: Some(compile), run }
+        Tasks { compile: Some(compile), run, runs }
     }
 }
 
