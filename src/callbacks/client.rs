@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 
 use tokio::sync::oneshot;
 
-use super::wire::{Headers, Post, Posted, Refusal};
+use super::wire::{Headers, Method, Post, Posted, Refusal};
 use crate::frame;
 
 /// Sends by whichever sender there is: the keeper starts another when one ends.
@@ -69,12 +69,18 @@ impl Sender {
     }
 
     /// Sends a request, and waits what becomes of it. None: the sender ended, and nobody knows.
-    pub async fn post(&self, url: &str, headers: Headers, body: Vec<u8>) -> Option<Result<(), Refusal>> {
+    pub async fn post(
+        &self,
+        method: Method,
+        url: &str,
+        headers: Headers,
+        body: Vec<u8>,
+    ) -> Option<Result<(), Refusal>> {
         let answered = {
             let mut state = self.state();
             state.last += 1;
             let number = state.last;
-            state.to_write.as_ref()?.send(Post { number, url: url.to_owned(), headers, body }).ok()?;
+            state.to_write.as_ref()?.send(Post { number, method, url: url.to_owned(), headers, body }).ok()?;
             let (answer, answered) = oneshot::channel();
             // Not answered before: that takes this lock.
             state.sent.insert(number, answer);

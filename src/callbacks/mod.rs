@@ -16,5 +16,5 @@ mod wire;
 pub use client::Sender;
 pub use hosts::{Host, HostError, Hosts};
 pub use secret::{NoSecret, Secret};
-pub use sender::{PrepareError, Prepared};
-pub use wire::{Headers, NameServer, Post, Refusal, Setup};
+pub use sender::{PATIENCE, PrepareError, Prepared};
+pub use wire::{Headers, Method, NameServer, Post, Refusal, Setup};

@@ -14,12 +14,12 @@ use reqwest::{Client, StatusCode};
 use tokio::sync::Semaphore;
 
 use super::hosts::Hosts;
-use super::wire::{NameServer, Post, Posted, Refusal, Setup};
+use super::wire::{Method, NameServer, Post, Posted, Refusal, Setup};
 use crate::chain::chain;
 use crate::frame;
 
 /// From the first look at a name to the answer's head.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub const PATIENCE: Duration = Duration::from_secs(15);
 /// Requests at a time.
 const AT_ONCE: usize = 64;
 /// Characters of a reason.
@@ -97,7 +97,11 @@ impl Prepared {
             |reason: String, is_final| Refusal { reason: reason.chars().take(LONGEST_REASON).collect(), is_final };
         // An address in the URL is not resolved, and so looked at here alone. The configuration may be another by the next try.
         let url = self.hosts.url(&post.url).map_err(|error| refused(error.to_string(), false))?;
-        let request = self.client.post(url).header("content-type", "application/json").body(post.body);
+        let method = match post.method {
+            Method::Post => reqwest::Method::POST,
+            Method::Put => reqwest::Method::PUT,
+        };
+        let request = self.client.request(method, url).header("content-type", "application/json").body(post.body);
         let request = post.headers.into_iter().fold(request, |request, (name, value)| request.header(name, value));
         match request.send().await.map(|response| response.status()) {
             Ok(status) if status.is_success() => Ok(()),

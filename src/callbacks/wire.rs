@@ -49,10 +49,17 @@ impl fmt::Display for NameServer {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Post {
     pub number: u64,
+    pub method: Method,
     pub url: String,
     pub headers: Headers,
     #[serde(with = "serde_bytes")]
     pub body: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Method {
+    Post,
+    Put,
 }
 
 /// Names and values.

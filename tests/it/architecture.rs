@@ -46,7 +46,7 @@ fn dependencies_point_one_way() {
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
     only("tokio::", &["api", "callbacks", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);
-    only("crate::callbacks", &["api", "callbacks", "cli", "config", "jobs", "keeper"]);
+    only("crate::callbacks", &["api", "callbacks", "cli", "compat", "config", "jobs", "keeper"]);
     only("reqwest::", &["callbacks", "cli/client.rs", "cli/jobs.rs"]);
     only("hickory_resolver::", &["callbacks"]);
     only("oci_client::", &["image/oci"]);

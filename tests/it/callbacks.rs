@@ -338,3 +338,38 @@ fn what_may_not_be_called_is_refused_at_once() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success() && said.contains("expected a host's name"), "{said}");
 }
+
+/// In that API's own form, which knows no signatures.
+#[test]
+fn a_submission_of_judge0_is_told_with_put() {
+    let hook = Hook::on([127, 0, 0, 1]);
+    let env = [("FABER_COMPAT__JUDGE0", "true"), ("FABER_JOBS__CALLBACK_HOSTS", "[\"127.0.0.1\"]")];
+    let server = Server::with_languages_and(&env);
+    let send = |url: &str| {
+        let body = json!({ "language_id": 71, "source_code": "print('later')", "callback_url": url });
+        server.post_to("/judge0/submissions?base64_encoded=false", &body.to_string(), &[])
+    };
+    let url = format!("http://{}/hook", hook.address);
+    let token = send(&url).json()["token"].as_str().unwrap().to_owned();
+    let came = hook.next();
+    assert!(came.head.starts_with("PUT /hook HTTP/1.1\r\n"), "{}", came.head);
+    let told = came.json();
+    assert_eq!(
+        (&told["token"], &told["status"]["id"], &told["stdout"]),
+        (&json!(token), &json!(3), &json!("bGF0ZXIK\n"))
+    );
+    let id = server.get("/jobs").json()["jobs"][0]["id"].as_str().unwrap().to_owned();
+    callback(&server, &id, "delivered");
+    assert_eq!(
+        server.get(&format!("/judge0/submissions/{token}?fields=callback_url")).json(),
+        json!({ "callback_url": url })
+    );
+    let refused = send("http://10.0.0.1/");
+    assert_eq!(refused.status, 422, "{}", refused.text);
+    assert!(
+        refused.json()["callback_url"][0].as_str().unwrap().contains("which is no public address"),
+        "{}",
+        refused.text
+    );
+    assert_eq!(server.get("/judge0/config_info").json()["enable_callbacks"], true);
+}

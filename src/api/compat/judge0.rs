@@ -20,17 +20,18 @@ use super::super::jobs::{blocking, failed, jobs, owner_of};
 use super::super::{App, Owner, admission, images};
 use super::{Caller, ErrorText, told};
 use crate::archive;
+use crate::callbacks::Hosts;
 use crate::compat::judge0::{
     self, Accepted, BATCH, Fields, Here, ImageHere, NotUtf8, PAGE, Refusal, Stage, Statistics, Submission, Tasks,
     Terms, Told, VERSION,
 };
 use crate::image::{Image, Root};
-use crate::jobs::{Job, JobId, Jobs, Kind, Note, StoreError, SubmitError};
+use crate::jobs::{Callback, Job, JobId, Jobs, Kind, Note, StoreError, SubmitError};
 use crate::scheduler::Client;
 
 const PREFIX: &str = "/judge0";
 /// The note beside a job that is a submission.
-const NOTE: &str = "judge0";
+pub(super) const NOTE: &str = "judge0";
 const TOKEN: &str = "x-auth-token";
 /// Of the index.
 const LONGEST_PAGE: usize = 100;
@@ -167,7 +168,8 @@ fn with_terms<T>(app: &App, work: impl FnOnce(&Terms<'_>) -> T) -> Result<T, Api
     let settings = app.settings();
     let archives = &settings.config.archives;
     let archives = archive::Bounds { entries: archives.entries as usize, bytes: archives.total.0 };
-    Ok(work(&Terms { bounds: &app.engine.bounds(), languages: &languages, archives }))
+    let hosts = Hosts(settings.config.jobs.callback_hosts.clone());
+    Ok(work(&Terms { bounds: &app.engine.bounds(), languages: &languages, archives, hosts: &hosts }))
 }
 
 async fn languages(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
@@ -184,8 +186,8 @@ async fn language(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result
 }
 
 async fn config_info(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
-    let queue = app.settings().config.jobs.count;
-    Ok(Json(with_terms(&app, |terms| judge0::config_info(terms, queue))?))
+    let crate::config::Jobs { count, callback_attempts, .. } = app.settings().config.jobs;
+    Ok(Json(with_terms(&app, |terms| judge0::config_info(terms, count, callback_attempts))?))
 }
 
 /// What tasks may have of the machine.
@@ -207,6 +209,13 @@ async fn workers(State(app): State<Arc<App>>) -> Result<Json<Value>, ApiError> {
     }])))
 }
 
+/// What is to become a job.
+struct Taken {
+    note: Note,
+    callback: Option<Callback>,
+    request: Vec<u8>,
+}
+
 /// A submission with its tasks, or what is wrong with it.
 type Read = Result<Accepted, Refusal>;
 
@@ -217,7 +226,7 @@ async fn take(
     mut headers: HeaderMap,
     body: Body,
     read: impl FnOnce(&[u8], &Terms<'_>) -> Result<Vec<Read>, String> + Send + 'static,
-) -> Result<(Vec<Result<(Note, Vec<u8>), Refusal>>, Held), ApiError> {
+) -> Result<(Vec<Result<Taken, Refusal>>, Held), ApiError> {
     // What parses as JSON is JSON, whatever it is called.
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     let (body, mut held) = take_body(app, client, &headers, body).await?;
@@ -245,7 +254,7 @@ fn prepared(
     client: Client,
     submission: &Submission,
     tasks: Tasks,
-) -> Result<Result<(Note, Vec<u8>), Refusal>, ApiError> {
+) -> Result<Result<Taken, Refusal>, ApiError> {
     held.more(submission.body_size())?;
     let request = Bytes::from(tasks.body().map_err(|_| ApiError::Internal)?);
     // For as long as this takes.
@@ -257,7 +266,8 @@ fn prepared(
     }
     own.could_have(output_size(output, tasks)).map_err(|lack| no_room(lack, output))?;
     let bytes = serde_json::to_vec(submission).map_err(|_| ApiError::Internal)?;
-    Ok(Ok((Note { name: NOTE, bytes }, request.into())))
+    let callback = submission.callback_url.clone().map(|url| Callback::new(url, None));
+    Ok(Ok(Taken { note: Note { name: NOTE, bytes }, callback, request: request.into() }))
 }
 
 /// Makes jobs of them, in order, each on the disk when this returns. When there is no room for the first, there is none for all.
@@ -265,7 +275,7 @@ async fn submit(
     app: &App,
     client: Client,
     owner: &str,
-    taken: Vec<Result<(Note, Vec<u8>), Refusal>>,
+    taken: Vec<Result<Taken, Refusal>>,
     held: Held,
 ) -> Result<Vec<Result<Job, Value>>, ApiError> {
     let (jobs, owner) = (jobs(app)?, owner.to_owned());
@@ -274,7 +284,7 @@ async fn submit(
         for one in taken {
             submitted.push(match one {
                 Err(refusal) => Err(json!(refusal)),
-                Ok((note, request)) => match submit_one(&jobs, client, &owner, note, &request) {
+                Ok(taken) => match submit_one(&jobs, client, &owner, taken) {
                     Ok(job) => Ok(job),
                     Err(error) if submitted.iter().any(Result::is_ok) => Err(json!({ "error": error.to_string() })),
                     Err(error) => return Err(error),
@@ -287,18 +297,18 @@ async fn submit(
     submitted.await.map_err(|_| ApiError::Internal)?
 }
 
-fn submit_one(jobs: &Jobs, client: Client, owner: &str, note: Note, request: &[u8]) -> Result<Job, ApiError> {
-    let (owner, note) = (owner.to_owned(), Some(note));
+fn submit_one(jobs: &Jobs, client: Client, owner: &str, taken: Taken) -> Result<Job, ApiError> {
+    let Taken { note, callback, request } = taken;
     let submission = crate::jobs::Submission {
-        owner,
+        owner: owner.to_owned(),
         client,
         kind: Kind::Execute,
         retry: 0,
         idempotency: None,
-        callback: None,
-        note,
+        callback,
+        note: Some(note),
     };
-    jobs.submit(submission, request).map_err(|error| match error {
+    jobs.submit(submission, &request).map_err(|error| match error {
         SubmitError::Store(error) => failed(&error),
         error => ApiError::NotHere(format!("queue is full: {error}")),
     })
@@ -405,6 +415,14 @@ async fn tell(app: &App, job: &Job, held: &mut Held) -> Result<Told, ApiError> {
 }
 
 /// None when its note cannot be read.
+/// What its client's server is told at its end: the usual fields, their texts as base64.
+pub(super) async fn told_of(app: &App, job: &Job, held: &mut Held) -> Result<Vec<u8>, ApiError> {
+    let fields = Fields::parse(None, true).map_err(ApiError::Invalid)?;
+    // Base64 has no text that could not be told.
+    let told = tell(app, job, held).await?.json(&fields).map_err(|_| ApiError::Internal)?;
+    serde_json::to_vec(&told).map_err(|_| ApiError::Internal)
+}
+
 fn tell_now(jobs: &Jobs, job: &Job) -> Result<Option<Told>, StoreError> {
     let note = jobs.note(job.id)?.unwrap_or_default();
     let response = match job.response_size {

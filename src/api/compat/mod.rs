@@ -25,8 +25,10 @@ use super::buffers::Held;
 use super::error::ApiError;
 use super::execute::{beside, hold_output, offers, parsed_size, saturated, take_body};
 use super::{App, Owner, images};
+use crate::callbacks::Method;
 use crate::execution::{Ended, Planned};
 use crate::image::{Image, Root};
+use crate::jobs::Job;
 use crate::scheduler::{Client, RETRY_AFTER};
 use crate::task::{Offer, TaskRequest, TaskResult};
 
@@ -54,6 +56,14 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
         router = router.merge(gojudge::routes(app));
     }
     router
+}
+
+/// What somebody's server is told of the end of a job that came by one of these endpoints. None: by none of them.
+pub(super) async fn told_of(app: &App, job: &Job, held: &mut Held) -> Result<Option<(Method, Vec<u8>)>, ApiError> {
+    match job.note.as_ref().map(|note| &*note.name) {
+        Some(judge0::NOTE) => Ok(Some((Method::Put, judge0::told_of(app, job, held).await?))),
+        _ => Ok(None),
+    }
 }
 
 /// A trailing slash is the same route, answered directly: a redirect turns some clients' POST into GET.

@@ -6,10 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
 
 use super::super::App;
+use super::super::buffers::Held;
+use super::super::compat;
 use super::super::error::ApiError;
 use super::blocking;
 use super::form::{time, whole};
-use crate::callbacks::Sender;
+use crate::callbacks::{Headers, Method, Secret, Sender};
 use crate::jobs::{Call, Callback, Job, Jobs, State};
 
 /// Callbacks under way at a time.
@@ -41,21 +43,13 @@ async fn one(app: &Arc<App>, jobs: &Arc<Jobs>, sender: &Sender, call: &Arc<Call>
     let Some(job) = blocking(jobs, move |jobs| jobs.call(&looked)).await? else { return Ok(()) };
     let Some(callback) = &job.callback else { return Ok(()) };
     let mut held = app.buffers.hold(job.client);
-    // As it is kept, as it is sent, and on its way.
-    held.more(3 * job.response_size)?;
-    let id = job.id;
-    let response = match job.response_size {
-        0 => None,
-        _ => blocking(jobs, move |jobs| jobs.response(id)).await?,
-    };
-    let body = event(&job, response.as_deref())?;
-    let headers = headers(&job, callback, &body);
-    let Some(result) = sender.post(&callback.url, headers, body).await else { return Err(ApiError::Internal) };
+    let Some((method, headers, body)) = request(app, jobs, &job, callback, &mut held).await? else { return Ok(()) };
+    let Some(result) = sender.post(method, &callback.url, headers, body).await else { return Err(ApiError::Internal) };
     drop(held);
     match &result {
-        Ok(()) => tracing::debug!(job = %id, "a callback was taken"),
+        Ok(()) => tracing::debug!(job = %job.id, "a callback was taken"),
         Err(refusal) => {
-            tracing::info!(job = %id, attempts = callback.attempts + 1, reason = refusal.reason, "a callback was not taken")
+            tracing::info!(job = %job.id, attempts = callback.attempts + 1, reason = refusal.reason, "a callback was not taken")
         }
     }
     let most = app.settings().config.jobs.callback_attempts;
@@ -68,6 +62,29 @@ async fn one(app: &Arc<App>, jobs: &Arc<Jobs>, sender: &Sender, call: &Arc<Call>
         tokio::time::sleep(Duration::from_secs(wait)).await;
     }
     Err(ApiError::Internal)
+}
+
+/// What is sent. None: nobody knows any more in which form.
+async fn request(
+    app: &App,
+    jobs: &Arc<Jobs>,
+    job: &Job,
+    callback: &Callback,
+    held: &mut Held,
+) -> Result<Option<(Method, Headers, Vec<u8>)>, ApiError> {
+    let Some(secret) = &callback.secret else {
+        let told = compat::told_of(app, job, held).await?;
+        return Ok(told.map(|(method, body)| (method, Headers::new(), body)));
+    };
+    // As it is kept, as it is sent, and on its way.
+    held.more(3 * job.response_size)?;
+    let id = job.id;
+    let response = match job.response_size {
+        0 => None,
+        _ => blocking(jobs, move |jobs| jobs.response(id)).await?,
+    };
+    let body = event(job, response.as_deref())?;
+    Ok(Some((Method::Post, headers(job, secret, &body), body)))
 }
 
 /// Standard Webhooks, "Payload structure".
@@ -85,10 +102,10 @@ fn event(job: &Job, response: Option<&[u8]>) -> Result<Vec<u8>, ApiError> {
 }
 
 /// Standard Webhooks, "Webhook headers": the id is the same for each attempt.
-fn headers(job: &Job, callback: &Callback, body: &[u8]) -> Vec<(String, String)> {
+fn headers(job: &Job, secret: &Secret, body: &[u8]) -> Headers {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let id = format!("job_{}", job.id);
-    let signature = callback.secret.sign(&id, now, body);
+    let signature = secret.sign(&id, now, body);
     [("webhook-id", id), ("webhook-timestamp", now.to_string()), ("webhook-signature", signature)]
         .map(|(name, value)| (name.to_owned(), value))
         .into()

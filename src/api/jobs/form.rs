@@ -145,7 +145,7 @@ fn callback_of(text: &str, hosts: &Hosts) -> Result<Callback, ApiError> {
     let CallbackRequest { url, secret } = serde_json::from_str(text).map_err(|error| invalid("", &error))?;
     let url = hosts.url(&url).map_err(|error| invalid(".url", &error))?;
     let secret = secret.parse::<Secret>().map_err(|error| invalid(".secret", &error))?;
-    Ok(Callback::new(url.into(), secret))
+    Ok(Callback::new(url.into(), Some(secret)))
 }
 
 fn joined(fields: &[&(String, &RawValue)]) -> Result<Vec<u8>, ApiError> {

@@ -8,6 +8,7 @@ use super::outcome::STATUSES;
 use super::submission::{Limits, Terms};
 use super::told::{Told, time};
 use super::{BATCH, VERSION};
+use crate::callbacks::PATIENCE;
 use crate::task::Bytes;
 
 /// As `GET /statuses` tells them.
@@ -21,8 +22,8 @@ pub fn about() -> Value {
     json!({ "version": VERSION, "homepage": "", "source_code": "", "maintainer": faber })
 }
 
-/// `queue` is how many submissions are kept of one client.
-pub fn config_info(terms: &Terms<'_>, queue: u32) -> Value {
+/// `queue` is how many submissions are kept of one client, `tries` how often a callback is tried.
+pub fn config_info(terms: &Terms<'_>, queue: u32, tries: u32) -> Value {
     let Limits {
         number_of_runs,
         cpu_time_limit,
@@ -34,6 +35,7 @@ pub fn config_info(terms: &Terms<'_>, queue: u32) -> Value {
         max_file_size,
     } = terms.defaults();
     let most = terms.most();
+    let calls_back = !terms.hosts.0.is_empty();
     json!({
         "maintenance_mode": false,
         "enable_wait_result": true,
@@ -41,9 +43,9 @@ pub fn config_info(terms: &Terms<'_>, queue: u32) -> Value {
         "allowed_languages_for_compile_options": [],
         "enable_command_line_arguments": true,
         "enable_submission_delete": true,
-        "enable_callbacks": false,
-        "callbacks_max_tries": 0,
-        "callbacks_timeout": 0.0,
+        "enable_callbacks": calls_back,
+        "callbacks_max_tries": if calls_back { tries } else { 0 },
+        "callbacks_timeout": if calls_back { PATIENCE.as_secs_f64() } else { 0.0 },
         "enable_additional_files": true,
         "max_queue_size": queue,
         "cpu_time_limit": cpu_time_limit,

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use super::from_base64;
 use super::languages::{Here, Program};
 use crate::archive;
+use crate::callbacks::{HostError, Hosts};
 use crate::task::{ArchiveFormat, Bounds, MINIMUM, to_base64};
 
 /// Where a request leaves them out, as there. Seconds, kilobytes.
@@ -34,6 +35,8 @@ pub struct Terms<'a> {
     pub bounds: &'a Bounds,
     pub languages: &'a [Here],
     pub archives: archive::Bounds,
+    /// Where callbacks may go.
+    pub hosts: &'a Hosts,
 }
 
 /// Limits and counts, by what they are called there.
@@ -110,6 +113,8 @@ pub struct Submission {
     pub compiler_options: Option<String>,
     pub command_line_arguments: Option<String>,
     pub redirect_stderr_to_stdout: bool,
+    #[serde(default)]
+    pub callback_url: Option<String>,
     #[serde(flatten)]
     pub limits: Limits,
     /// Whether its first task is its compilation, and not a run.
@@ -179,6 +184,7 @@ fn read(fields: Map<String, Value>, is_base64: bool, terms: &Terms<'_>) -> Resul
     let limits = fields.limits(terms);
     let redirect_stderr_to_stdout = fields.flag("redirect_stderr_to_stdout");
     fields.what_is_not_here();
+    let callback_url = fields.callback(terms.hosts);
     let program = language.map(|language| language.program);
     match (program, source_code.as_deref().is_none_or(|code| code.trim_ascii().is_empty())) {
         (Some(Program::Project), false) => fields.refuse("source_code", "must be blank"),
@@ -240,6 +246,7 @@ fn read(fields: Map<String, Value>, is_base64: bool, terms: &Terms<'_>) -> Resul
         command_line_arguments: arguments,
         redirect_stderr_to_stdout,
         limits,
+        callback_url,
         compiles_first: steps.compile.is_some(),
     };
     let image = match language.program {
@@ -516,6 +523,21 @@ impl Fields {
         text.is_some_and(|text| !matches!(text.as_str(), "" | "0" | "f" | "F" | "false" | "FALSE" | "off" | "OFF"))
     }
 
+    fn callback(&mut self, hosts: &Hosts) -> Option<String> {
+        let url = self.text("callback_url").filter(|url| !url.trim().is_empty())?;
+        match hosts.url(url.trim()) {
+            Ok(url) => Some(url.into()),
+            Err(HostError::Off) => {
+                self.refuse("callback_url", "setting callback is not allowed");
+                None
+            }
+            Err(error) => {
+                self.refuse("callback_url", error.to_string());
+                None
+            }
+        }
+    }
+
     /// What is asked for that this server does not do.
     fn what_is_not_here(&mut self) {
         for name in ["time", "memory"] {
@@ -526,9 +548,6 @@ impl Fields {
         }
         if self.flag("enable_network") {
             self.refuse("enable_network", "enabling network is not allowed");
-        }
-        if self.text("callback_url").is_some_and(|url| !url.trim().is_empty()) {
-            self.refuse("callback_url", "setting callback is not allowed");
         }
     }
 }

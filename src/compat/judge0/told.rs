@@ -206,7 +206,8 @@ impl Told {
             "enable_network"
             | "enable_per_process_and_thread_time_limit"
             | "enable_per_process_and_thread_memory_limit" => false.into(),
-            // Of callbacks there are none, and of machines nothing is told.
+            "callback_url" => submission.callback_url.clone().into(),
+            // Of machines nothing is told.
             _ => Value::Null,
         })
     }
