@@ -217,6 +217,22 @@ fn every_end_has_its_status() {
     assert!(warned["compile_output"].as_str().unwrap().contains("#warning look"), "{warned}");
 }
 
+/// Within Judge0's own limits, which are narrower than those that an image has here.
+#[test]
+fn a_program_in_every_language_here_runs_by_default() {
+    let server = server();
+    for (id, code) in [
+        (PYTHON, "print('hello')"),
+        (CPP, "#include <iostream>\nint main() { std::cout << \"hello\\n\"; }"),
+        (62, "public class Main { public static void main(String[] a) { System.out.println(\"hello\"); } }"),
+        (73, "fn main() { println!(\"hello\"); }"),
+        (113, "import threading\nt = threading.Thread(target=print, args=('hello',))\nt.start(); t.join()"),
+    ] {
+        let told = run(&server, &program(id, code, json!({ "expected_output": "hello" })));
+        assert_eq!((&told["status_id"], &told["stderr"]), (&json!(3), &Value::Null), "{id} {told}");
+    }
+}
+
 /// And one is told in each of the states before and beside its end.
 #[test]
 fn submissions_wait_run_and_are_cancelled() {
