@@ -1,6 +1,7 @@
 //! Judge0 CE's API, version 1.13.1 (judge0/judge0): submissions, alone and in batches, and what it tells of itself. A submission is
 //! a request whose answer is fetched later, and beside it is kept what was submitted.
 
+mod fields;
 mod info;
 mod languages;
 mod outcome;

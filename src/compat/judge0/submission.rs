@@ -1,16 +1,16 @@
 //! What is submitted: its fields, what is wrong with them, and the tasks that it stands for.
 
 use std::collections::BTreeMap;
-use std::io::{Cursor, sink};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
+use super::fields::Fields;
 use super::from_base64;
 use super::languages::{Here, Program};
 use crate::archive;
-use crate::callbacks::{HostError, Hosts};
-use crate::task::{ArchiveFormat, Bounds, MINIMUM, to_base64};
+use crate::callbacks::Hosts;
+use crate::task::{Bounds, MINIMUM, to_base64};
 
 /// Where a request leaves them out, as there. Seconds, kilobytes.
 const CPU_TIME: f64 = 5.0;
@@ -23,8 +23,6 @@ const FILE_SIZE: u64 = 1024;
 /// The most that may be asked for, where this server has no limit of its own.
 const MOST_EXTRA_TIME: f64 = 5.0;
 const MOST_RUNS: u64 = 20;
-/// Characters of `compiler_options` and of `command_line_arguments`.
-const OPTIONS: usize = 512;
 /// The least stack that a program starts with. Bytes.
 const LEAST_STACK: u64 = 128 << 10;
 const SECOND: f64 = 1e9;
@@ -123,7 +121,7 @@ pub struct Submission {
 
 /// What is wrong with each of its fields: the body of an answer 422.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Refusal(BTreeMap<String, Vec<String>>);
+pub struct Refusal(pub(super) BTreeMap<String, Vec<String>>);
 
 impl Refusal {
     /// Of the whole, not of a field.
@@ -174,7 +172,7 @@ pub fn check_count(count: usize) -> Result<(), String> {
 }
 
 fn read(fields: Map<String, Value>, is_base64: bool, terms: &Terms<'_>) -> Result<Accepted, Refusal> {
-    let mut fields = Fields { fields, is_base64, refusal: Refusal::default() };
+    let mut fields = Fields::new(fields, is_base64);
     let language = fields.language(terms.languages);
     let source_code = fields.content("source_code");
     let (stdin, expected_output) = (fields.content("stdin"), fields.content("expected_output"));
@@ -404,150 +402,4 @@ impl Submission {
 fn words(text: &str) -> Option<Vec<String>> {
     let plain: String = text.trim().chars().filter(|c| !"$&;<>|`".contains(*c)).collect();
     shlex::split(&plain)
-}
-
-/// The fields of a submission, each read as Rails reads it: a number may come as a string, null is as if it were not there, and what
-/// has no name here is passed over.
-struct Fields {
-    fields: Map<String, Value>,
-    is_base64: bool,
-    refusal: Refusal,
-}
-
-impl Fields {
-    fn refuse(&mut self, name: &str, why: impl Into<String>) {
-        self.refusal.0.entry(name.into()).or_default().push(why.into());
-    }
-
-    fn text(&mut self, name: &str) -> Option<String> {
-        match self.fields.remove(name)? {
-            Value::Null => None,
-            Value::String(text) => Some(text),
-            Value::Number(number) => Some(number.to_string()),
-            Value::Bool(flag) => Some(flag.to_string()),
-            Value::Array(_) | Value::Object(_) => {
-                self.refuse(name, "is not a text");
-                None
-            }
-        }
-    }
-
-    fn content(&mut self, name: &str) -> Option<Vec<u8>> {
-        let text = self.text(name)?;
-        Some(if self.is_base64 { from_base64(&text) } else { text.into() })
-    }
-
-    fn language<'a>(&mut self, languages: &'a [Here]) -> Option<&'a Here> {
-        let Some(text) = self.text("language_id").filter(|text| !text.trim().is_empty()) else {
-            self.refuse("language_id", "can't be blank");
-            return None;
-        };
-        let id = text.trim().parse::<u32>().ok();
-        let found = languages.iter().find(|language| Some(language.id) == id);
-        if found.is_none() {
-            self.refuse(
-                "language_id",
-                format!("language with id {} doesn't exist", text.chars().take(20).collect::<String>()),
-            );
-        }
-        found
-    }
-
-    /// Words for a shell; None of blanks.
-    fn options(&mut self, name: &str) -> Option<String> {
-        let text = self.text(name).filter(|text| !text.trim().is_empty())?;
-        if text.chars().count() > OPTIONS {
-            self.refuse(name, format!("is too long (maximum is {OPTIONS} characters)"));
-        }
-        Some(text)
-    }
-
-    /// Always base64.
-    fn archive(&mut self) -> Option<Vec<u8>> {
-        let text = self.text("additional_files").filter(|text| !text.trim().is_empty())?;
-        Some(from_base64(&text))
-    }
-
-    /// The files of a zip.
-    fn entries(&mut self, zip: Option<&[u8]>, bounds: archive::Bounds) -> Vec<String> {
-        let Some(zip) = zip else { return Vec::new() };
-        match archive::unpack(ArchiveFormat::Zip, Cursor::new(zip), None, bounds, &mut sink()) {
-            Ok(entries) => entries.iter().map(|entry| entry.path.as_str().to_owned()).collect(),
-            Err(error) => {
-                self.refuse("additional_files", error.to_string());
-                Vec::new()
-            }
-        }
-    }
-
-    fn number(&mut self, name: &str, default: f64, least: f64, most: f64) -> f64 {
-        let Some(text) = self.text(name).filter(|text| !text.trim().is_empty()) else { return default };
-        let Some(number) = text.trim().parse().ok().filter(|number: &f64| number.is_finite()) else {
-            self.refuse(name, "is not a number");
-            return default;
-        };
-        if number < least {
-            self.refuse(name, format!("must be greater than or equal to {least}"));
-        }
-        if number > most {
-            self.refuse(name, format!("must be less than or equal to {most}"));
-        }
-        number
-    }
-
-    fn whole(&mut self, name: &str, default: u64, least: u64, most: u64) -> u64 {
-        self.number(name, default as f64, least as f64, most as f64) as u64
-    }
-
-    fn limits(&mut self, terms: &Terms<'_>) -> Limits {
-        let (default, most) = (terms.defaults(), terms.most());
-        Limits {
-            number_of_runs: self.whole("number_of_runs", default.number_of_runs, 1, most.number_of_runs),
-            cpu_time_limit: self.number("cpu_time_limit", default.cpu_time_limit, 0.0, most.cpu_time_limit),
-            cpu_extra_time: self.number("cpu_extra_time", default.cpu_extra_time, 0.0, most.cpu_extra_time),
-            wall_time_limit: self.number("wall_time_limit", default.wall_time_limit, 1.0, most.wall_time_limit),
-            memory_limit: self.whole("memory_limit", default.memory_limit, 2048, most.memory_limit),
-            stack_limit: self.whole("stack_limit", default.stack_limit, 0, most.stack_limit),
-            max_processes_and_or_threads: self.whole(
-                "max_processes_and_or_threads",
-                default.max_processes_and_or_threads,
-                1,
-                most.max_processes_and_or_threads,
-            ),
-            max_file_size: self.whole("max_file_size", default.max_file_size, 0, most.max_file_size),
-        }
-    }
-
-    fn flag(&mut self, name: &str) -> bool {
-        let text = self.text(name);
-        text.is_some_and(|text| !matches!(text.as_str(), "" | "0" | "f" | "F" | "false" | "FALSE" | "off" | "OFF"))
-    }
-
-    fn callback(&mut self, hosts: &Hosts) -> Option<String> {
-        let url = self.text("callback_url").filter(|url| !url.trim().is_empty())?;
-        match hosts.url(url.trim()) {
-            Ok(url) => Some(url.into()),
-            Err(HostError::Off) => {
-                self.refuse("callback_url", "setting callback is not allowed");
-                None
-            }
-            Err(error) => {
-                self.refuse("callback_url", error.to_string());
-                None
-            }
-        }
-    }
-
-    /// What is asked for that this server does not do.
-    fn what_is_not_here(&mut self) {
-        for name in ["time", "memory"] {
-            let name = format!("enable_per_process_and_thread_{name}_limit");
-            if self.flag(&name) {
-                self.refuse(&name, "this option cannot be enabled");
-            }
-        }
-        if self.flag("enable_network") {
-            self.refuse("enable_network", "enabling network is not allowed");
-        }
-    }
 }
