@@ -6,6 +6,7 @@
 mod compare;
 mod content;
 mod files;
+mod glob;
 mod image;
 mod job;
 mod json;
@@ -20,6 +21,7 @@ mod units;
 pub use compare::{Compare, Difference, compare};
 pub use content::{Content, ContentForms, FileForms, FileRequest, Part, Reference, Stream};
 pub use files::{PathRefusal, WorkspacePath};
+pub use glob::OutputGlob;
 pub use image::{Digest, ImageId, ImageName, Offer};
 pub use job::{
     Archive, CaseInput, CasePart, FILE_MODE, FILES, Job, Language, Node, Output, Outputs, Refusal, Task, check_parents,
@@ -34,7 +36,7 @@ pub use request::{
     ArchiveRequest, CompareForms, EMPTY_COMMAND, Expect, MergeOutput, OnOutputLimit, ResourceLimits, TaskRequest,
 };
 pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
-pub use step::{OutputGlob, RunWhen, StepName};
+pub use step::{RunWhen, StepName};
 pub use text::{MARK, OutputEncoding, Text, to_base64};
 pub use units::{Bytes, Time, part_of};
 
