@@ -20,6 +20,7 @@ pub mod image;
 mod jobs;
 pub mod judge;
 pub mod keeper;
+mod mcp;
 pub mod needs;
 mod restart;
 pub mod runner;

@@ -15,13 +15,17 @@ use crate::config::CorsOrigin;
 
 const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
 /// What a browser does not let a page send, or read, by itself.
-const SENT: [HeaderName; 5] = [
+const SENT: [HeaderName; 8] = [
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
     header::RANGE,
     HeaderName::from_static("x-request-id"),
     // A key for other systems' endpoints.
     HeaderName::from_static("x-api-key"),
+    // What POST /mcp is asked with.
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("mcp-method"),
+    HeaderName::from_static("mcp-name"),
 ];
 const READ: [HeaderName; 8] = [
     HeaderName::from_static("x-request-id"),

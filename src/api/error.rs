@@ -48,6 +48,8 @@ pub enum ApiError {
     NoKey,
     #[error("Invalid API key")]
     WrongKey,
+    #[error("Pages of this origin may not ask: server.cors_origins has those that may")]
+    WrongOrigin,
     #[error("There is nothing at this path")]
     NotFound,
     #[error("This path does not answer to this method")]
@@ -90,7 +92,7 @@ impl ApiError {
         match self {
             Self::Invalid(_) => (StatusCode::BAD_REQUEST, "Validation error"),
             Self::NoKey => (StatusCode::UNAUTHORIZED, "Authentication required"),
-            Self::WrongKey => (StatusCode::FORBIDDEN, "Access denied"),
+            Self::WrongKey | Self::WrongOrigin => (StatusCode::FORBIDDEN, "Access denied"),
             Self::NotFound => (StatusCode::NOT_FOUND, "Not found"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"),
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),

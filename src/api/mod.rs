@@ -22,6 +22,7 @@ mod jobs;
 mod judge;
 mod linger;
 mod log;
+mod mcp;
 mod openapi;
 mod pace;
 mod presence;
@@ -154,7 +155,7 @@ fn router(app: Arc<App>) -> Router {
     let admitted = openapi::execute_route().layer(middleware::from_fn_with_state(app.clone(), admission::admit));
     let (router, document) = openapi::routes(admitted);
     let swagger = app.settings().config.server.swagger;
-    let mut router = router.merge(compat::routes(&app)).with_state(app.clone());
+    let mut router = router.merge(compat::routes(&app)).merge(mcp::routes(&app)).with_state(app.clone());
     if swagger {
         router = router.merge(SwaggerUi::new("/swagger-ui").url("/api-docs/openapi.json", document));
     }

@@ -31,8 +31,8 @@ fn filter(level: LogLevel) -> EnvFilter {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     };
-    // Other crates are heard from `info` on only when they warn.
-    EnvFilter::new(format!("warn,faber={level}"))
+    // Other crates are heard from `info` on only when they warn; rmcp warns of what clients do wrong.
+    EnvFilter::new(format!("warn,rmcp=error,faber={level}"))
 }
 
 /// From now on this is told, and what is graver.

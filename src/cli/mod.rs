@@ -14,6 +14,7 @@ mod judge;
 mod key;
 mod log;
 mod long;
+mod mcp;
 mod openapi;
 mod pool;
 mod problem;
@@ -55,6 +56,8 @@ enum Command {
     Run(run::RunArgs),
     /// Run a program against a directory of tests, without a server
     Judge(judge::JudgeArgs),
+    /// Serve agents by the Model Context Protocol on standard input and output, without a server
+    Mcp(mcp::McpArgs),
     /// Check that this machine has what Faber needs
     Doctor(doctor::DoctorArgs),
     /// Print the effective configuration, and where each value came from
@@ -93,6 +96,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Run(args) => run::run(args),
         Command::Judge(args) => judge::run(args),
+        Command::Mcp(args) => mcp::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Openapi => openapi::run(),

@@ -35,6 +35,7 @@ pub struct Config {
     pub cache: Cache,
     pub judge: Judge,
     pub compat: Compat,
+    pub mcp: Mcp,
     pub log: Log,
 }
 
@@ -210,6 +211,12 @@ pub struct Compat {
     pub judge0: bool,
     /// Whether a version of a language that is not here stands for the one that is.
     pub nearest_version: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mcp {
+    pub enabled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -39,10 +39,12 @@ fn dependencies_point_one_way() {
     only("crate::sandbox", &["builder", "cli", "fuzzing.rs", "keeper", "needs.rs", "runner", "sandbox"]);
     only("crate::scheduler", &["api", "cli", "execution", "jobs", "judge", "scheduler"]);
     only("crate::execution", &["api", "cli", "execution", "judge"]);
-    only("crate::judge", &["api", "cli", "judge", "fuzzing.rs"]);
+    only("crate::judge", &["api", "cli", "judge", "mcp", "fuzzing.rs"]);
     only("crate::jobs", &["api", "cli", "jobs"]);
     only("crate::graph", &["execution", "graph", "fuzzing.rs"]);
     only("crate::compat", &["api", "compat"]);
+    only("crate::mcp", &["api", "cli", "mcp"]);
+    only("rmcp::", &["api/mcp.rs", "cli/mcp.rs", "mcp"]);
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
     only("tokio::", &["api", "callbacks", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);

@@ -367,7 +367,9 @@ fn pages_of_other_origins_may_ask_where_the_operator_says_so() {
     };
     assert!(["get", "post", "put", "delete"].iter().all(|method| allows("access-control-allow-methods", method)));
     assert!(
-        ["authorization", "content-type", "x-api-key"].iter().all(|name| allows("access-control-allow-headers", name))
+        ["authorization", "content-type", "x-api-key", "mcp-method"]
+            .iter()
+            .all(|name| allows("access-control-allow-headers", name))
     );
     // What a page may read: of errors too.
     for answer in [server.post(task, &PREFLIGHT[..1]), server.post("{", &PREFLIGHT[..1])] {

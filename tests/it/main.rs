@@ -27,6 +27,7 @@ mod judge0;
 mod librechat;
 mod lifecycle;
 mod limits;
+mod mcp;
 mod memory;
 mod oci;
 mod piston;

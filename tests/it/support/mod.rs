@@ -2,7 +2,7 @@
 
 mod cells;
 pub mod cgroup2;
-mod languages;
+pub mod languages;
 pub mod left;
 pub mod npm;
 pub mod oci;
