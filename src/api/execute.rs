@@ -53,7 +53,7 @@ pub struct ExecuteResponse {
 }
 
 /// With a body of so many bytes more, other requests would feel how long its reading takes.
-const LONG_WORK: usize = 256 << 10;
+pub const LONG_WORK: usize = 256 << 10;
 /// What a value of a list or an object takes beside its characters: a string's place, once more when lists grow.
 const VALUE_BYTES: u64 = 96;
 /// What an object takes: a task, a case, a file.

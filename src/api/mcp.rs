@@ -1,35 +1,38 @@
 //! POST /mcp: the Model Context Protocol over streamable HTTP. Each request stands alone, in both revisions, and is answered with JSON.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{self, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::{Extension, Json, Router};
+use axum::{Extension, Router};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 use serde::de::IgnoredAny;
 use serde_json::json;
+use tokio::task::block_in_place;
 
 use super::answer::held_bytes;
 use super::buffers::Held;
 use super::error::ApiError;
-use super::execute::{hold_output, offers, parsed_size, saturated, take_body};
+use super::execute::{LONG_WORK, hold_output, offers, parsed_size, saturated, take_body};
 use super::{App, Owner, admission, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
 use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
 use crate::mcp::{Host, Refusal, Server};
 use crate::scheduler::{Client, RETRY_AFTER};
-use crate::task::{Bounds, Bytes as Size, ImageName, TaskRequest, TaskResult};
+use crate::task::{Bounds, ImageName, TaskRequest, TaskResult};
 
-/// A larger body is refused: it is read at once, by a worker that others wait for.
-const MOST: usize = 4 << 20;
 /// What an answer takes beside its files: each stream as a value, in the text and in JSON, where a byte may be six.
 const ANSWER_BYTES: u64 = 3 << 20;
 /// How often a file is in memory: as it was taken, as base64 or a string, and in JSON.
@@ -65,26 +68,18 @@ async fn mcp(
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let (body, mut held) = take_body(&app, client, &parts.headers, body).await?;
-    if body.len() > MOST {
-        return Err(ApiError::TooLargeFor(format!("A request of MCP is of {} at most", Size(MOST as u64))));
-    }
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
-        return Ok(not_json(&error));
-    }
     // The protocol's reader makes values of it, and they become a task.
     held.more(3 * parsed_size(&body))?;
+    let size = body.len();
     let caller = Arc::new(Caller { app, client, owner, held: Mutex::new(Some(held)) });
-    let server = Server::new(caller.clone());
-    // Hosts are whatever names this server has: keys and origins say who may ask.
-    let config = StreamableHttpServerConfig::default()
-        .with_legacy_session_mode(false)
-        .with_json_response(true)
-        .disable_allowed_hosts()
-        .with_max_request_body_bytes(MOST);
-    let service =
-        StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config);
-    // Dropped with this future when the client is gone, which ends its tasks.
-    let answer = service.handle(axum::http::Request::from_parts(parts, Full::new(body))).await;
+    let mut answering = pin!(answer(caller.clone(), parts, body));
+    // The body is read when this is first polled: what is long is read beside the other work of this thread.
+    let mut is_long = size > LONG_WORK;
+    let answer = poll_fn(|cx| match std::mem::take(&mut is_long) {
+        true => block_in_place(|| answering.as_mut().poll(cx)),
+        false => answering.as_mut().poll(cx),
+    })
+    .await;
     let (parts, body) = answer.into_parts();
     let Ok::<_, Infallible>(body) = body.collect().await;
     let body = match caller.take() {
@@ -94,10 +89,31 @@ async fn mcp(
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
+/// The protocol's own answer. Dropping the future, as happens when the client is gone, ends what runs for it.
+async fn answer(caller: Arc<Caller>, parts: Parts, body: Bytes) -> http::Response<BoxBody<Bytes, Infallible>> {
+    if let Err(error) = serde_json::from_slice::<IgnoredAny>(&body) {
+        return not_json(&error);
+    }
+    let server = Server::new(caller);
+    // Hosts are whatever names this server has: keys and origins say who may ask.
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .disable_allowed_hosts()
+        .with_max_request_body_bytes(usize::MAX);
+    let service =
+        StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config);
+    service.handle(http::Request::from_parts(parts, Full::new(body))).await
+}
+
 /// JSON-RPC 2.0 section 5.1.
-fn not_json(error: &serde_json::Error) -> Response {
+fn not_json(error: &serde_json::Error) -> http::Response<BoxBody<Bytes, Infallible>> {
     let error = json!({ "code": -32700, "message": format!("Parse error: {error}") });
-    (StatusCode::BAD_REQUEST, Json(json!({ "jsonrpc": "2.0", "id": null, "error": error }))).into_response()
+    let body = json!({ "jsonrpc": "2.0", "id": null, "error": error }).to_string();
+    let mut response = http::Response::new(Full::from(body).boxed());
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
 }
 
 /// Who asks, with what is held for the request.

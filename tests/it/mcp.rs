@@ -174,7 +174,7 @@ fn pages_of_other_origins_may_not_ask() {
 
 #[test]
 fn what_is_no_request_of_the_protocol_is_told_as_json_rpc_does() {
-    let server = Server::start(&["--open-mode"], &[ON]);
+    let server = Server::start(&["--open-mode"], &[ON, ("FABER_SERVER__BODY_LIMIT", "1MiB")]);
     let code = |body: &str, headers: &[(&str, &str)]| {
         let answer = server.post_to("/mcp", body, &[&[BOTH], headers].concat());
         (answer.status, answer.json()["error"]["code"].as_i64())
@@ -201,8 +201,12 @@ fn what_is_no_request_of_the_protocol_is_told_as_json_rpc_does() {
         "The Content-Type must be application/json",
     );
     assert_eq!(server.get("/mcp").status, 405);
-    let long = json!({ "jsonrpc": "2.0", "id": 1, "method": "x".repeat(5 << 20) }).to_string();
+    let long = json!({ "jsonrpc": "2.0", "id": 1, "method": "x".repeat(1 << 20) }).to_string();
     assert_eq!(server.post_to("/mcp", &long, &[BOTH]).status, 413);
+    // What is long is read as what is short.
+    assert_eq!(code(&"[".repeat(600 << 10), &[]), (400, Some(-32700)));
+    let count = json!({ "command": "wc", "args": ["-c"], "stdin": "x".repeat(600 << 10) });
+    assert_eq!(call(&server, "run_command", count)["result"]["structuredContent"]["stdout"], "614400\n");
 }
 
 /// A limit is told as a result; so is a program that does not end.
