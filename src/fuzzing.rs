@@ -125,7 +125,10 @@ fn comparison(bytes: &[u8]) {
     let (one, other) = (&bytes[..middle], bytes.get(middle + 1..).unwrap_or_default());
     let differ = |one, other| compare(how, one, other).expect("memory can be read");
     assert!(differ(one, one).is_none(), "nothing differs from itself");
-    assert_eq!(differ(one, other).is_none(), differ(other, one).is_none());
+    // A relative difference is one of the expected number, which is another one the other way round.
+    if !matches!(how, Compare::Float(_)) {
+        assert_eq!(differ(one, other).is_none(), differ(other, one).is_none());
+    }
     if let Some(difference) = differ(one, other) {
         assert!(difference.to_string().chars().count() <= 200);
     }
