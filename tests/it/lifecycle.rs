@@ -7,7 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -81,13 +81,14 @@ fn a_thousand_tasks_leave_nothing() {
         )
     };
     all_succeed();
-    let (mut before, mut same) = (state(), 0);
-    // Quiet is what stays: a runner may be at the making of a container longer than the time between two looks.
+    let (mut before, mut since) = (state(), Instant::now());
+    // Quiet is what stays: a runner may be at the making of a container for long, and one for cells is kept for two seconds.
     eventually("quiet", || {
         let now = state();
-        same = if now == before { same + 1 } else { 0 };
-        before = now;
-        same == 50
+        if now != before {
+            (before, since) = (now, Instant::now());
+        }
+        since.elapsed() > Duration::from_secs(4)
     });
     for _ in 0..10 {
         all_succeed();

@@ -224,7 +224,9 @@ impl Group {
         // <top>/faber/<instance>/<container>
         let mut above: Vec<&Path> = self.dir.ancestors().skip(1).take(3).collect();
         above.reverse();
-        above.into_iter().try_for_each(|dir| enable(dir, ["cpu"].into_iter()))
+        // Written without a look: another runner may be at the same, which shows in the file before the groups below have
+        // theirs; the write waits for it (cgroup_mutex), and changes nothing then.
+        above.into_iter().try_for_each(|dir| write(&dir.join("cgroup.subtree_control"), "+cpu"))
     }
 
     /// Of the descriptor that has reset it (since 6.12), else of the group (since 5.19), else what is in use now.
