@@ -90,7 +90,20 @@ boot() {
     [ "$arch" = amd64 ] || serial=(-chardev stdio,id=out -device pci-serial,chardev=out
         -chardev "file,id=console,path=$3/console" -device pci-serial,chardev=console
         -chardev "file,id=status,path=$3/status" -device pci-serial,chardev=status)
-    touch "$3/status"
+    local try
+    for try in 1 2 3; do
+        : >"$3/status"
+        run_emulator "$@" || true
+        # The emulation, not what runs in it: it does not always survive that the kernel changes its own code on one processor while
+        # another one is at it.
+        [ ! -s "$3/status" ] && grep -qa 'Kernel panic' "$3/console" && [ "$try" -lt 3 ] || return 0
+        tail -n 60 "$3/console" >&2
+        say "THE EMULATED KERNEL PANICKED (above): the machine is started once more"
+    done
+}
+
+# run_emulator KERNEL SYSTEM DIRECTORY SECONDS: once; `serial` is the caller's.
+run_emulator() {
     timeout --foreground "$4" "${emulator[@]}" -accel tcg,thread=multi -smp 2 -m 3072 -nodefaults -no-reboot \
         -display none -kernel "target/vm/$1/vmlinuz" -initrd "target/vm/$1/initramfs.gz" \
         -append "console=ttyS1 loglevel=4 panic=-1 mitigations=off cgroup_no_v1=all project=$PWD" \
