@@ -173,12 +173,20 @@ fn a_task_sees_as_many_processors_as_it_may_use() {
         result["stdout"].as_str().unwrap().lines().map(str::to_owned).collect()
     };
     let half = task(json!({ "cpus": 0.5 }));
-    let both = server.execute(json!([half, half])).json()["results"].clone();
-    let [one, other] = [0, 1].map(|at| seen(&both[at]));
-    assert_eq!((one[0].as_str(), other[0].as_str()), ("1", "1"), "{both}");
-    assert!(one[1] == one[2] && other[1] == other[2], "{both}");
+    let mut are_apart = all.trim() == "0";
+    // Beside the tasks of other tests' servers, which are counted, too, they may have to share one.
+    for _ in 0..5 {
+        let both = server.execute(json!([half, half])).json()["results"].clone();
+        let [one, other] = [0, 1].map(|at| seen(&both[at]));
+        assert_eq!((one[0].as_str(), other[0].as_str()), ("1", "1"), "{both}");
+        assert!(one[1] == one[2] && other[1] == other[2], "{both}");
+        are_apart |= one[1] != other[1];
+        if are_apart {
+            break;
+        }
+    }
     // Those that the fewest have: here each has one of its own, where there are two.
-    assert!(all.trim() == "0" || one[1] != other[1], "{both}");
+    assert!(are_apart);
     let every = seen(&server.run(task(json!({}))));
     assert_eq!(every[1..], [all.trim(), all.trim()], "the next task of the slot sees all again");
 }
