@@ -240,7 +240,7 @@ fn task(
         .collect::<Option<_>>()
         .ok_or_else(|| Refusal("env: expected NAME=VALUE".into()))?;
     let limits =
-        limits(&known, &cmd.cpu_limit, cmd.clock_limit, cmd.memory_limit, cmd.stack_limit, cmd.proc_limit, bounds);
+        limits(&known, cmd.cpu_limit, cmd.clock_limit, cmd.memory_limit, cmd.stack_limit, cmd.proc_limit, bounds);
     known.memory = limits["memory_limit"].as_u64().unwrap_or(u64::MAX);
     let mut task = json!({
         "name": name, "command": command, "args": args.collect::<Vec<_>>(), "env": env, "files": files, "outputs": outputs,
@@ -256,7 +256,7 @@ fn task(
 /// What is not given, or 0, is what this server has for whoever says nothing.
 fn limits(
     known: &Known,
-    cpu: &Option<u64>,
+    cpu: Option<u64>,
     clock: Option<u64>,
     memory: Option<u64>,
     stack: Option<u64>,
@@ -265,7 +265,7 @@ fn limits(
 ) -> Value {
     let Limits { cpu_time, wall_time, memory: most_memory, processes: most_processes, output, .. } = &bounds.max;
     let given = |value: Option<u64>| value.filter(|value| *value > 0);
-    let cpu = given(*cpu);
+    let cpu = given(cpu);
     let clock = given(clock).or(cpu).map(|clock| clock.clamp(MINIMUM.wall_time, *wall_time));
     let most =
         known.collectors.iter().map(|collector| collector.as_ref().map_or(UNCOLLECTED, |collector| collector.max));
@@ -397,7 +397,7 @@ impl Ran {
         let mut cached = Vec::new();
         for Wanted { path, may_be_missing } in known.cached {
             match left.get(&path) {
-                // Of one that is a blob a copy is cheap, and of others, too.
+                // It may be wanted twice; its bytes are shared.
                 Some(file) => cached.push(Cached { name: path, file: file.clone() }),
                 None => ran.is_missing(&path, may_be_missing),
             }

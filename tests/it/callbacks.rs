@@ -242,7 +242,7 @@ fn a_hook_that_refuses_is_called_again_and_in_the_end_no_more() {
 }
 
 #[test]
-fn what_is_pending_survives_whoever_is_killed() {
+fn what_is_pending_survives_a_killed_front_and_a_killed_sender() {
     let hook = Hook::on([127, 0, 0, 1]);
     let server = server("[\"127.0.0.1\"]", &[]);
     let url = format!("http://{}/", hook.address);

@@ -11,7 +11,7 @@ use super::super::compat;
 use super::super::error::ApiError;
 use super::blocking;
 use super::form::{time, whole};
-use crate::callbacks::{Headers, Method, Secret, Sender};
+use crate::callbacks::{Headers, Method, Refusal, Secret, Sender};
 use crate::jobs::{Call, Callback, Job, Jobs, State};
 
 /// Callbacks under way at a time.
@@ -43,8 +43,11 @@ async fn one(app: &Arc<App>, jobs: &Arc<Jobs>, sender: &Sender, call: &Arc<Call>
     let Some(job) = blocking(jobs, move |jobs| jobs.call(&looked)).await? else { return Ok(()) };
     let Some(callback) = &job.callback else { return Ok(()) };
     let mut held = app.buffers.hold(job.client);
-    let Some((method, headers, body)) = request(app, jobs, &job, callback, &mut held).await? else { return Ok(()) };
-    let Some(result) = sender.post(method, &callback.url, headers, body).await else { return Err(ApiError::Internal) };
+    let result = match request(app, jobs, &job, callback, &mut held).await? {
+        Some((method, headers, body)) => sender.post(method, &callback.url, headers, body).await,
+        None => Some(Err(Refusal { reason: "this Faber knows no form for it".into(), is_final: true })),
+    };
+    let Some(result) = result else { return Err(ApiError::Internal) };
     drop(held);
     match &result {
         Ok(()) => tracing::debug!(job = %job.id, "a callback was taken"),
@@ -64,7 +67,7 @@ async fn one(app: &Arc<App>, jobs: &Arc<Jobs>, sender: &Sender, call: &Arc<Call>
     Err(ApiError::Internal)
 }
 
-/// What is sent. None: nobody knows any more in which form.
+/// What is sent. None: nothing here knows in which form, as when a later version took the job.
 async fn request(
     app: &App,
     jobs: &Arc<Jobs>,

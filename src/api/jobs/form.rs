@@ -22,7 +22,7 @@ pub struct JobRequest;
 
 /// Whom to tell of a job's end, by Standard Webhooks: `POST url` with `{"type": "job.done", "timestamp", "data"}`, `data` being what
 /// GET /jobs/ID answers then, and the headers `webhook-id`, `webhook-timestamp` and `webhook-signature`.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = JobCallback)]
 pub struct CallbackRequest {
