@@ -345,7 +345,7 @@ impl<'a> Here<'a> {
     /// One container's life.
     fn once(&mut self, task: Task<Artifact>, links: Links) -> anyhow::Result<(Report, Taken<Artifact>)> {
         let created = self.slot.create(&task.image)?;
-        let Ran { report, taken, fault, remains } = created.run(task, links, self.signals.as_fd(), &mut || Ok(true));
+        let Ran { report, taken, fault, remains } = created.run(task, links, &mut self.signals.as_fd());
         drop(remains);
         match fault {
             Some(fault) => Err(fault.into()),

@@ -49,12 +49,13 @@ impl FormRequest {
 pub type Room<'a> = dyn FnMut(u64) -> bool + Send + 'a;
 
 impl Engine {
-    /// One result for each task, in order; or what stands for all.
+    /// One result for each task that was not `told`, in order; or what stands for all.
     pub(super) async fn answer(
         &self,
         owner: &str,
-        planned: Planned,
-        ends: Vec<Option<End>>,
+        planned: &Planned,
+        mut ends: Vec<Option<End>>,
+        told: &[bool],
         room: &mut Room<'_>,
     ) -> Ended {
         let decides = |end: &&End| !matches!(end, End::Blocked(_));
@@ -65,30 +66,37 @@ impl Engine {
         if all(|end| end.is_fault() || matches!(end, End::Queued(_))) {
             return Ended::Fault;
         }
-        let mut judged = Vec::new();
-        for at in 0..planned.tasks.len() {
-            judged.push(self.judged(&planned, &ends, at).await);
-        }
-        let units = planned.plan.connections.iter().map(|pipe| planned.graph.unit(pipe.from));
-        let ended_first: Vec<(usize, Option<bool>)> = units.flat_map(|unit| who_ended_first(unit, &ends)).collect();
-        // From here on each end goes into its result: what a task wrote is held once.
-        let mut ends = ends;
         let mut results = Vec::new();
-        for (at, judged) in judged.into_iter().enumerate() {
-            results.push(self.result(owner, &planned, &mut ends, at, judged, room).await);
+        for at in (0..planned.tasks.len()).filter(|at| !told[*at]) {
+            results.push(self.tell(owner, planned, &mut ends, at, room).await);
         }
-        for (at, first) in ended_first {
-            results[at].ended_first = first;
+        Ended::Results(results)
+    }
+
+    /// One task's result. Its output goes into that, and is held once.
+    pub(super) async fn tell(
+        &self,
+        owner: &str,
+        planned: &Planned,
+        ends: &mut [Option<End>],
+        at: usize,
+        room: &mut Room<'_>,
+    ) -> TaskResult {
+        let judged = self.judged(planned, ends, at).await;
+        let mut result = self.result(owner, planned, ends, at, judged, room).await;
+        let connections = &planned.plan.connections;
+        if connections.iter().any(|pipe| pipe.from == at || pipe.to == at) {
+            result.ended_first = ended_first(planned.graph.unit(at), ends, at);
         }
-        for pipe in &planned.plan.connections {
-            if let (Some(detail), false) = (&mut results[pipe.from].detail, pipe.record) {
+        for pipe in connections.iter().filter(|pipe| pipe.from == at && !pipe.record) {
+            if let Some(detail) = &mut result.detail {
                 match pipe.stream {
                     Stream::Stdout => detail.stdout_bytes = None,
                     Stream::Stderr => detail.stderr_bytes = None,
                 }
             }
         }
-        Ended::Results(results)
+        result
     }
 
     /// The verdict, where one is expected.
@@ -115,8 +123,9 @@ impl Engine {
         room: &mut Room<'_>,
     ) -> TaskResult {
         let task = &planned.tasks[at];
-        let compile = planned.compilation_of(at).and_then(|step| ends[step].take());
-        let end = ends[at].take().unwrap_or_else(|| End::Refused("Faber lost the task before it started".into()));
+        let compile = planned.compilation_of(at).and_then(|step| ends[step].as_mut()).map(End::take_told);
+        let lost = || End::Refused("Faber lost the task before it started".into());
+        let end = ends[at].as_mut().map_or_else(lost, End::take_told);
         let job = task.job.as_ref().ok();
         let form = task.request.form.form(job.map(|job| &job.run.limits), &end);
         let (finished, cached) = match end {
@@ -201,10 +210,10 @@ pub fn tell_compilation(compile: Option<End>, result: &mut TaskResult) {
     result.compile = Some(Compilation(Some(Box::new(compiled))));
 }
 
-/// Which of the tasks that were joined by pipes ended by itself, before the others. One that a broken pipe ended did not, whatever
-/// the clocks say: the other's end may be told only after it. One that was lost, of which no time is known, is what the others
+/// Of tasks that were joined by pipes: whether this one ended by itself, before the others. One that a broken pipe ended did not,
+/// whatever the clocks say: the other's end may be told only after it. One that was lost, of which no time is known, is what the others
 /// ended because of.
-fn who_ended_first(unit: &[usize], ends: &[Option<End>]) -> Vec<(usize, Option<bool>)> {
+fn ended_first(unit: &[usize], ends: &[Option<End>], at: usize) -> Option<bool> {
     const BROKEN_PIPE: Outcome = Outcome::Signalled(13);
     let report = |at: usize| {
         let end = ends[at].as_ref().filter(|end| end.status() != Status::NotExecuted);
@@ -212,7 +221,7 @@ fn who_ended_first(unit: &[usize], ends: &[Option<End>]) -> Vec<(usize, Option<b
     };
     let ended = unit.iter().filter_map(|&at| Some((at, report(at)?)));
     let first = ended.min_by_key(|(_, report)| (report.outcome == BROKEN_PIPE, report.ended_at)).map(|(at, _)| at);
-    unit.iter().map(|&at| (at, report(at).map(|_| Some(at) == first))).collect()
+    report(at).map(|_| Some(at) == first)
 }
 
 /// Adds all files that were taken, whatever their size.

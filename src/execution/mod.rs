@@ -11,6 +11,7 @@
 mod answer;
 mod bind;
 mod cache;
+mod follow;
 mod verdict;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,13 +25,15 @@ use crate::artifact::{Artifact, Spool};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::graph::{Connection, Plan, PlanError};
-use crate::scheduler::{Admission, Asker, Finished, Piped, QueueTimeout, Saturated, Scheduler, Submission};
+use crate::scheduler::{Admission, Asker, Finished, QueueTimeout, Saturated, Scheduler, Submission};
 use crate::task::{
     Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
 };
 pub use answer::{Room, tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
 pub use cache::Cache;
+use follow::Following;
+pub use follow::{Event, Follower, Hands, Step};
 pub use verdict::{compare, of_end};
 
 /// What runs requests' tasks.
@@ -89,6 +92,15 @@ pub enum End {
     },
 }
 
+impl From<Result<Finished, QueueTimeout>> for End {
+    fn from(finished: Result<Finished, QueueTimeout>) -> Self {
+        match finished {
+            Ok(finished) => Self::Ran { finished: finished.into(), cached: false },
+            Err(timeout) => Self::Queued(timeout),
+        }
+    }
+}
+
 impl End {
     pub fn status(&self) -> Status {
         match self {
@@ -108,6 +120,14 @@ impl End {
             Self::Refused(reason) | Self::Blocked(reason) => Report::not_executed(reason),
             Self::Queued(timeout) => Report::not_executed(timeout.to_string()),
             Self::Ran { finished, .. } => finished.report,
+        }
+    }
+
+    /// What is told of it; what others take of it stays here.
+    fn take_told(&mut self) -> Self {
+        match self {
+            Self::Ran { finished, cached } => Self::Ran { finished: finished.take_told().into(), cached: *cached },
+            end => end.clone(),
         }
     }
 
@@ -202,6 +222,17 @@ impl Planned {
         }
     }
 
+    /// Whether all that a task's result is made of is there; one that may stand for the whole request waits for that.
+    fn can_be_told(&self, ends: &[Option<End>], at: usize) -> bool {
+        let is_there = |step: usize| ends[step].is_some();
+        let stands_for_all = |end: &End| matches!(end, End::Queued(_)) || end.is_fault();
+        let awaits_another = |expect: &Expect| matches!(&expect.stdout, Content::From(from) if !self.plan.find(&from.step).is_some_and(is_there));
+        self.graph.unit(at).iter().copied().all(is_there)
+            && self.compilation_of(at).is_none_or(is_there)
+            && !ends[at].as_ref().is_some_and(stands_for_all)
+            && !self.tasks[at].request.expect.as_ref().is_some_and(awaits_another)
+    }
+
     /// The step that is a task's compilation, if there is one.
     fn compilation_of(&self, task: usize) -> Option<usize> {
         self.compilations.iter().position(|&compiled| compiled == task).map(|number| self.tasks.len() + number)
@@ -249,15 +280,44 @@ impl Engine {
         &self,
         asker: impl Into<Asker>,
         owner: &str,
-        mut planned: Planned,
+        planned: Planned,
         room: &mut Room<'_>,
     ) -> Result<Ended, Saturated> {
+        self.run_all(asker.into(), owner, planned, room, None).await
+    }
+
+    /// The same, with what happens told as it does. Results that were told so are not among those at the end. What is in somebody's
+    /// `hands` is the request's only task.
+    ///
+    /// # Errors
+    /// When too many of the client's tasks wait: then none was taken, and nothing told.
+    pub async fn follow(
+        &self,
+        asker: impl Into<Asker>,
+        owner: &str,
+        planned: Planned,
+        room: &mut Room<'_>,
+        (follower, hands): (&dyn Follower, Option<Hands>),
+    ) -> Result<Ended, Saturated> {
+        let following = Following::new(follower, hands);
+        self.run_all(asker.into(), owner, planned, room, Some(&following)).await
+    }
+
+    async fn run_all(
+        &self,
+        asker: Asker,
+        owner: &str,
+        mut planned: Planned,
+        room: &mut Room<'_>,
+        following: Option<&Following<'_>>,
+    ) -> Result<Ended, Saturated> {
         let admission = self.scheduler.admit(asker, planned.steps())?;
+        let mut told = vec![false; planned.tasks.len()];
         let mut ends: Vec<Option<End>> = vec![None; planned.tasks.len() + planned.compilations.len()];
         let mut running = FuturesUnordered::new();
         loop {
             for unit in planned.graph.start() {
-                running.push(self.run_unit(&planned, &ends, unit, &admission));
+                running.push(self.run_unit(&planned, &ends, unit, (&admission, following)));
             }
             let Some(ended) = running.next().await else { break };
             for (step, end) in ended {
@@ -268,12 +328,30 @@ impl Engine {
                     ends[blocked.step].get_or_insert(End::Blocked(reason));
                 }
             }
+            let Some(following) = following else { continue };
+            for at in 0..planned.tasks.len() {
+                if !told[at] && planned.can_be_told(&ends, at) {
+                    told[at] = true;
+                    let result = self.tell(owner, &planned, &mut ends, at, room).await;
+                    following.tell(Step { task: at, is_compilation: false }, Event::Result(result.into()));
+                }
+            }
         }
         debug_assert!(planned.graph.is_over(), "every step has started or is blocked");
         // Their ends of pipes, and what they hold, go before the answer is made.
         drop(running);
         drop(admission);
-        Ok(self.answer(owner, planned, ends, room).await)
+        let ended = self.answer(owner, &planned, ends, &told, room).await;
+        match (ended, following) {
+            (Ended::Results(results), Some(following)) => {
+                let left = (0..planned.tasks.len()).filter(|at| !told[*at]);
+                for (at, result) in left.zip(results) {
+                    following.tell(Step { task: at, is_compilation: false }, Event::Result(result.into()));
+                }
+                Ok(Ended::Results(Vec::new()))
+            }
+            (ended, _) => Ok(ended),
+        }
     }
 
     fn why_blocked(&self, planned: &Planned, ends: &[Option<End>], blocked: crate::graph::Blocked) -> String {
@@ -290,7 +368,7 @@ impl Engine {
         planned: &Planned,
         ends: &[Option<End>],
         unit: Vec<usize>,
-        admission: &'a Admission,
+        (admission, following): (&'a Admission, Option<&'a Following<'a>>),
     ) -> future::BoxFuture<'a, Vec<(usize, End)>> {
         let mut bound = Vec::new();
         for &step in &unit {
@@ -301,9 +379,11 @@ impl Engine {
         }
         if let [step] = &unit[..] {
             let (step, bound) = (*step, bound.pop());
+            let (task, is_compilation) = planned.task_of(step);
+            let following = following.map(|following| (following, Step { task, is_compilation }));
             return Box::pin(async move {
                 let end = match bound {
-                    Some(bound) => self.run_step(bound, admission).await,
+                    Some(bound) => self.run_step(bound, admission, following).await,
                     None => End::Refused("it was not bound".into()),
                 };
                 vec![(step, end)]
@@ -319,24 +399,31 @@ impl Engine {
         Box::pin(self.run_together(unit, names, bound, pipes, admission))
     }
 
-    async fn run_step(&self, bound: Bound, admission: &Admission) -> End {
+    async fn run_step(&self, bound: Bound, admission: &Admission, following: Option<(&Following<'_>, Step)>) -> End {
         let Bound { task, archives, cache } = bound;
         let task = match self.fetch(task, archives).await {
             Ok(task) => task,
             Err(reason) => return End::Refused(reason),
         };
-        if cache {
-            return self.cache.get_or(task, |task| self.submit(task, admission)).await;
+        let submit = |task| async move {
+            match following {
+                Some((following, step)) => self.submit_followed(task, admission, following, step).await,
+                None => self.submit(task, admission).await,
+            }
+        };
+        if !cache || following.is_some_and(|(following, step)| !step.is_compilation && following.is_in_hand()) {
+            return submit(task).await;
         }
-        self.submit(task, admission).await
+        let end = self.cache.get_or(task, submit).await;
+        following.inspect(|(following, step)| following.tell_output_of(*step, &end));
+        end
     }
 
     /// One task by itself.
     pub async fn submit(&self, task: Task<Artifact>, admission: &Admission) -> End {
-        let pending = admission.submit(vec![Submission { task, pipes: Piped::default() }]);
+        let pending = admission.submit(vec![Submission::plain(task)]);
         match future::join_all(pending.into_iter().map(|pending| pending.finished())).await.pop() {
-            Some(Ok(finished)) => End::Ran { finished: finished.into(), cached: false },
-            Some(Err(timeout)) => End::Queued(timeout),
+            Some(finished) => finished.into(),
             None => End::Refused("Faber lost the task before it started".into()),
         }
     }
@@ -381,13 +468,7 @@ impl Engine {
             Err(error) => return vec![End::Refused(format!("make a pipe: {error}")); count],
         };
         let pending = admission.submit(submissions);
-        let ends = pending.into_iter().map(|pending| async {
-            match pending.finished().await {
-                Ok(finished) => End::Ran { finished: finished.into(), cached: false },
-                Err(timeout) => End::Queued(timeout),
-            }
-        });
-        future::join_all(ends).await
+        future::join_all(pending.into_iter().map(|pending| async { pending.finished().await.into() })).await
     }
 }
 
@@ -419,7 +500,7 @@ impl Engine {
             return Prepared { task, compile: None };
         };
         let end = match compilation.try_map(loose) {
-            Ok(task) => self.run_step(Bound { task, archives, cache: true }, admission).await,
+            Ok(task) => self.run_step(Bound { task, archives, cache: true }, admission, None).await,
             Err(reason) => End::Refused(reason),
         };
         let task = match end.finished().filter(|_| end.status() == Status::Success) {
@@ -462,8 +543,7 @@ fn none_starts(planned: &Planned, unit: &[usize], step: usize, reason: &str) -> 
 
 /// The tasks with the ends of their pipes.
 fn connected(tasks: Vec<Task<Artifact>>, pipes: &[Pipe]) -> std::io::Result<Vec<Submission>> {
-    let mut submissions: Vec<Submission> =
-        tasks.into_iter().map(|task| Submission { task, pipes: Piped::default() }).collect();
+    let mut submissions: Vec<Submission> = tasks.into_iter().map(Submission::plain).collect();
     for pipe in pipes {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC)?;
         // Each end is one task's own to open, as /dev/stdin is, and neither task is the other's user.

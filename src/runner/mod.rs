@@ -27,8 +27,8 @@ use crate::frame;
 use crate::image::{Catalog, Store, StoreError};
 use crate::restart::Restart;
 use crate::sandbox::confine::keep_what_containers_take;
-use crate::sandbox::{ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
-use crate::task::{Groups, ImageId, Limits, Report, Taken, Task};
+use crate::sandbox::{Caller, ContainerError, Created, Inlet, Links, Outlet, Ran, Slot, SlotError, SlotPlace};
+use crate::task::{Figures, Groups, ImageId, Limits, Report, Taken, Task, Word};
 use sharing::Shared;
 use wire::{Notice, Order, Pipes, Setup, Sharing};
 
@@ -130,7 +130,7 @@ impl Runner {
             match wait(socket, &self.waiting, due)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
-                Event::Order(Order::Cancel | Order::Go, _) => {}
+                Event::Order(Order::Say(_) | Order::Go, _) => {}
                 // Whoever kills inits does not get as many as there is time for.
                 Event::InitGone(index) => {
                     restart.ended(self.waiting.remove(index).since.elapsed());
@@ -141,10 +141,10 @@ impl Runner {
                         self.refill()?;
                     }
                 }
-                Event::Order(Order::Run { task, pipes, hold, sharing }, fds) => {
+                Event::Order(Order::Run { task, pipes, hold, sharing, figures }, fds) => {
                     let image = task.image.clone();
                     let sharing = sharing.filter(|_| self.most > 1);
-                    self.run(unpack(*task, pipes, fds)?, (hold, sharing), socket)?;
+                    self.run(unpack(*task, pipes, fds)?, sharing, Front { socket, hold, figures })?;
                     self.go_on(&image, sharing)?;
                     say(socket, &Notice::Ready)?;
                 }
@@ -211,9 +211,10 @@ impl Runner {
     fn run(
         &mut self,
         (task, links): (Task<Artifact>, Links),
-        (hold, sharing): (bool, Option<Sharing>),
-        socket: &UnixStream,
+        sharing: Option<Sharing>,
+        mut front: Front<'_>,
     ) -> Result<(), RunnerError> {
+        let socket = front.socket;
         if let Some(reason) = refusal(&task, &self.max) {
             return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
         }
@@ -229,18 +230,50 @@ impl Runner {
             Err(error) => return Err(error),
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
-        let mut go = || if hold { held(socket) } else { Ok(true) };
-        let Ran { report: ended, taken, fault, remains } = created.run(task, links, socket.as_fd(), &mut go);
+        let Ran { report: ended, taken, fault, remains } = created.run(task, links, &mut front);
         report(socket, ended, taken, fault.map(|fault| chain(&fault)))?;
         drop(remains);
         Ok(())
     }
 }
 
-/// Says that the task could start, and waits for the word: false when it is not to. Its partners may be made ready yet.
-fn held(socket: &UnixStream) -> io::Result<bool> {
-    frame::send(socket, &Notice::Prepared)?;
-    Ok(matches!(frame::receive::<Order>(socket)?, Some(Order::Go)))
+/// The front, as whoever ordered a task.
+struct Front<'a> {
+    socket: &'a UnixStream,
+    hold: bool,
+    figures: bool,
+}
+
+impl Caller for Front<'_> {
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Its partners may be made ready yet.
+    fn may_start(&mut self) -> io::Result<bool> {
+        if !self.hold {
+            return Ok(true);
+        }
+        frame::send(self.socket, &Notice::Prepared)?;
+        Ok(matches!(frame::receive::<Order>(self.socket)?, Some(Order::Go)))
+    }
+
+    fn hear(&mut self) -> Word {
+        match frame::receive::<Order>(self.socket) {
+            Ok(Some(Order::Say(word))) => word,
+            // A front that is gone, or says what makes no sense now.
+            _ => Word::Cancel,
+        }
+    }
+
+    fn wants_figures(&self) -> bool {
+        self.figures
+    }
+
+    fn tell(&mut self, figures: Figures) {
+        // That nobody hears it shows at the report.
+        let _ = frame::send(self.socket, &Notice::Figures(figures));
+    }
 }
 
 /// The order's descriptors become what they are for.
@@ -249,7 +282,8 @@ fn unpack(task: Task<Data>, pipes: Pipes, mut fds: Vec<OwnedFd>) -> Result<(Task
     for stream in [1, 0] {
         links.outputs[stream] = pipes.outputs[stream].and_then(|record| fds.pop().map(|pipe| Outlet { pipe, record }));
     }
-    links.stdin = pipes.stdin.then(|| fds.pop()).flatten().map(Inlet::Pipe);
+    let inlet = if task.output.terminal.is_some() { Inlet::Stream } else { Inlet::Pipe };
+    links.stdin = pipes.stdin.then(|| fds.pop()).flatten().map(inlet);
     let packed = Packed::new(fds);
     Ok((task.try_map(|data| packed.unpack(data)).map_err(at("take an order's descriptors"))?, links))
 }

@@ -4,7 +4,8 @@
 //! ```text
 //! runner: Ready ──> front: Run ──> runner: Report ──> (removal) ──> Ready …
 //!                   front: Run {hold} ──> runner: Prepared ──> front: Go ──> runner: Report …
-//!                   front: Cancel (at most once a task; ignored when it comes too late)
+//!                   front: Say (of the task that runs; ignored when it comes too late)
+//!                   runner: Figures (if they are wanted, until Report)
 //! ```
 //! Large bytes come along as descriptors of files: those of a task first, then its pipes, stdin before stdout before stderr.
 //! A closed socket ends the runner; a runner that ends closes it.
@@ -14,7 +15,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Data;
-use crate::task::{ImageName, Limits, Report, Resources, Taken, Task};
+use crate::task::{Figures, ImageName, Limits, Report, Resources, Taken, Task, Word};
 
 /// What a runner is to be; the spool's descriptor comes with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,9 +46,12 @@ pub enum Order {
         pipes: Pipes,
         hold: bool,
         sharing: Option<Sharing>,
+        /// Say what it uses while it runs.
+        figures: bool,
     },
     Go,
-    Cancel,
+    /// Of the task that runs.
+    Say(Word),
 }
 
 /// Tasks of one request that come to this runner one after the other: they may have a container in common, with a cell for each.
@@ -59,7 +63,8 @@ pub struct Sharing {
     pub more: bool,
 }
 
-/// Which standard descriptors are pipes to other tasks.
+/// Which standard descriptors are pipes to other tasks, or to whoever asked for the task. What goes into a terminal is read from a pipe,
+/// too.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub struct Pipes {
     pub stdin: bool,
@@ -74,6 +79,8 @@ pub enum Notice {
     Ready,
     /// The task that was to be held could start now.
     Prepared,
+    /// What the task that runs has used up to now.
+    Figures(Figures),
     /// The task's end, with what it left; with the fault, for the operator, when Faber could not start it.
     Report { report: Box<Report>, taken: Taken<Data>, fault: Option<String> },
     /// The runner cannot make containers and ends; why, for the operator.

@@ -140,6 +140,12 @@ pub fn set_fs_ids(uid: u32, gid: u32) {
     }
 }
 
+/// Signals all processes of a group (killpg(3)); one that is gone gets none.
+pub fn signal_group(group: Pid, signal: i32) {
+    // SAFETY: takes numbers.
+    let _ = unsafe { libc::kill(-group.as_raw(), signal) };
+}
+
 /// execve(2); returns only when it failed.
 pub fn execve(program: &CStr, argv: &[CString], env: &[CString]) -> io::Error {
     let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {

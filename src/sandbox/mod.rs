@@ -7,6 +7,7 @@
 //! ```
 //! Everything here is for a single-threaded process: libcontainer forks without exec and changes the working directory.
 
+mod caller;
 pub mod cgroup;
 pub mod confine;
 mod container;
@@ -28,11 +29,13 @@ mod slot;
 mod spec;
 pub mod starter;
 mod streams;
+mod terminal;
 mod view;
 mod watch;
 mod workshop;
 mod workspace;
 
+pub use caller::Caller;
 pub use container::{ContainerError, Created, Host, Ran, Remains};
 pub use ids::{IdError, UidRange};
 #[cfg(any(test, feature = "fuzzing"))]

@@ -12,13 +12,16 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::time::ClockId;
 
+use super::caller::Caller;
 use super::cgroup::{Cgroup, OutOfMemory};
 use super::descriptors::Counter;
-use super::init::wire::{Notice, Rusage, nanoseconds};
+use super::init::wire::{Notice, Request, Rusage, nanoseconds};
 use super::memory::{MemoryWatch, Seen};
 use super::pace::{Pace, SAMPLE};
 use super::streams::{Feed, Forward, Whole};
-use crate::task::{Limit, Limits, MergeOutput, OnOutputLimit, Output, Written};
+use super::terminal::Terminal;
+use crate::frame;
+use crate::task::{Figures, Limit, Limits, MergeOutput, OnOutputLimit, Output, Word, Written};
 
 /// How long each step of the set-up may take.
 pub const SET_UP: Duration = Duration::from_secs(10);
@@ -27,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a sample may look at descriptors, which took a step for each of them before Linux 6.2.
 const LOOK: Duration = Duration::from_millis(2);
 const CHUNK: usize = 64 << 10;
+/// How often a caller who wants them is told figures.
+const FIGURES: Duration = Duration::from_millis(500);
 /// Of the two streams; the first is stdout.
 const STDERR: usize = 1;
 
@@ -119,11 +124,10 @@ pub struct Kept {
     pub exceeded: bool,
 }
 
-/// The pipes and sockets that a watch looks at.
+/// What a watch looks at of the init.
 pub struct Ends<'a> {
     pub control: &'a UnixStream,
     pub init: BorrowedFd<'a>,
-    pub cancel: BorrowedFd<'a>,
 }
 
 /// What a poll was for.
@@ -132,7 +136,7 @@ enum Source {
     Output(usize),
     Control,
     Init,
-    Cancel,
+    Caller,
     Feed,
     Forward(usize),
     Counter,
@@ -154,6 +158,7 @@ pub struct Watch<'a> {
     merged: Vec<u8>,
     exceeded: bool,
     feed: Option<Feed>,
+    terminal: Option<Terminal>,
     links: Vec<Link>,
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
@@ -191,6 +196,7 @@ impl<'a> Watch<'a> {
             merged: Vec::new(),
             exceeded: false,
             feed: None,
+            terminal: None,
             links: Vec::new(),
             stop: None,
             ended: None,
@@ -208,6 +214,16 @@ impl<'a> Watch<'a> {
     /// Fills the task's standard input while it runs.
     pub fn feed(&mut self, feed: Feed) {
         self.feed = Some(feed);
+    }
+
+    /// Reads what the task shows on a terminal in the place of its standard output.
+    ///
+    /// # Errors
+    /// When there are no more descriptors.
+    pub fn show(&mut self, terminal: Terminal) -> io::Result<()> {
+        self.captured[0].pipe = Some(terminal.master()?);
+        self.terminal = Some(terminal);
+        Ok(())
     }
 
     /// Counts the task's descriptors exactly.
@@ -232,10 +248,12 @@ impl<'a> Watch<'a> {
     }
 
     /// Returns when nothing is left in the container but the init, or not even that.
-    pub fn until_end(&mut self, ends: &Ends<'_>) -> Ended {
+    pub fn until_end(&mut self, ends: &Ends<'_>, caller: &mut dyn Caller) -> Ended {
         let mut last_look = self.started;
+        let mut next_figures = caller.wants_figures().then(|| Instant::now() + FIGURES);
         loop {
-            let ready = self.poll(ends, last_look + self.pace.wait());
+            let next = last_look + self.pace.wait();
+            let ready = self.poll(ends, caller, next_figures.map_or(next, |figures| figures.min(next)));
             let has = |source| ready.contains(&source);
             for stream in [0, 1] {
                 if has(Source::Forward(stream)) {
@@ -257,20 +275,24 @@ impl<'a> Watch<'a> {
             if has(Source::Init) || self.alone {
                 break;
             }
-            if self.stop.is_none() && has(Source::Cancel) {
-                self.stop(Stop::Cancelled, ends.control);
+            if self.stop.is_none() && has(Source::Caller) {
+                self.hear(ends, caller);
             }
             self.check_clock(ends.control, ends.init);
             if Instant::now() >= last_look + self.pace.wait() {
                 self.sample(ends.control);
                 last_look = Instant::now();
             }
+            if next_figures.is_some_and(|due| Instant::now() >= due) {
+                next_figures = Some(Instant::now() + FIGURES);
+                self.tell_figures(caller);
+            }
         }
         // What was written before the end and not read yet is in the pipes.
         while !self.said_all && self.receive(ends.control) {}
         self.feed = None;
         self.links.clear();
-        self.read_rest(ends);
+        self.read_rest(ends, caller);
         let end = self.ended.map_or_else(Instant::now, |(_, at)| at);
         Ended {
             stop: self.stop.map(|(stop, _)| stop),
@@ -287,7 +309,8 @@ impl<'a> Watch<'a> {
     }
 
     /// What of all that is waited for came.
-    fn poll(&self, ends: &Ends<'_>, next_sample: Instant) -> Vec<Source> {
+    fn poll(&self, ends: &Ends<'_>, caller: &dyn Caller, next_sample: Instant) -> Vec<Source> {
+        let said = caller.socket();
         let mut sources = Vec::with_capacity(8);
         let mut fds = Vec::with_capacity(8);
         let mut add = |source, fd| {
@@ -308,7 +331,7 @@ impl<'a> Watch<'a> {
         }
         add(Source::Init, input(&ends.init));
         if self.stop.is_none() {
-            add(Source::Cancel, input(&ends.cancel));
+            add(Source::Caller, input(&said));
         }
         let listener = self.counter.as_ref().and_then(Counter::listener);
         if let Some(listener) = &listener {
@@ -322,29 +345,29 @@ impl<'a> Watch<'a> {
     }
 
     /// Takes what is in the pipes of a task that has ended, and waits for who is to read it.
-    fn read_rest(&mut self, ends: &Ends<'_>) {
+    fn read_rest(&mut self, ends: &Ends<'_>, caller: &mut dyn Caller) {
         for stream in [0, 1] {
             while self.captured[stream].pipe.as_ref().is_some_and(readable) {
                 match self.captured[stream].forward.as_ref().is_none_or(Forward::is_free) {
                     true => self.read(ends, stream),
                     false if self.stop.is_some() || Instant::now() >= self.deadline() => break,
-                    false => self.wait_to_pass_on(ends, stream),
+                    false => self.wait_to_pass_on(caller, stream),
                 }
             }
             while self.captured[stream].forward.as_ref().is_some_and(|forward| !forward.is_free())
                 && self.stop.is_none()
                 && Instant::now() < self.deadline()
             {
-                self.wait_to_pass_on(ends, stream);
+                self.wait_to_pass_on(caller, stream);
             }
         }
     }
 
-    fn wait_to_pass_on(&mut self, ends: &Ends<'_>, stream: usize) {
+    fn wait_to_pass_on(&mut self, caller: &mut dyn Caller, stream: usize) {
         if let Some(wanted) = self.captured[stream].forward.as_ref().and_then(Forward::wants) {
-            let _ = wait(&mut [wanted, input(&ends.cancel)], Some(SAMPLE));
+            let _ = wait(&mut [wanted, input(&caller.socket())], Some(SAMPLE));
         }
-        if readable(&ends.cancel) {
+        if readable(&caller.socket()) && caller.hear() == Word::Cancel {
             self.stop.get_or_insert((Stop::Cancelled, Instant::now()));
         }
         self.pass_on(stream);
@@ -377,6 +400,30 @@ impl<'a> Watch<'a> {
             Some((most, refused)) => (self.file_descriptors.max(most), refused),
             None => (self.file_descriptors, self.file_descriptors >= self.limits.file_descriptors),
         }
+    }
+
+    /// What the caller says of a task that runs.
+    fn hear(&mut self, ends: &Ends<'_>, caller: &mut dyn Caller) {
+        match caller.hear() {
+            Word::Cancel => self.stop(Stop::Cancelled, ends.control),
+            Word::Resize(window) => _ = self.terminal.as_ref().map(|terminal| terminal.resize(window)),
+            // Before, it would end what sets the task up.
+            Word::Signal(signal) if self.executed && self.ended.is_none() => {
+                let _ = frame::send(ends.control, &Request::Signal(signal));
+            }
+            Word::Signal(_) => {}
+        }
+    }
+
+    /// Errors mean that the end is near.
+    fn tell_figures(&self, caller: &mut dyn Caller) {
+        if !self.executed || self.ended.is_some() {
+            return;
+        }
+        let (Ok(cpu_time), Ok(memory)) = (self.group.cpu_time(), self.group.memory_charged()) else { return };
+        let cpu_time = cpu_time.saturating_sub(self.cpu_before);
+        let wall_time = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        caller.tell(Figures { cpu_time, memory, wall_time });
     }
 
     /// The first reason counts; once the command has ended by itself only its output can still be too much.

@@ -95,7 +95,7 @@ impl<'a> Workshop<'a> {
     ) -> Result<Report, ContainerError> {
         let bundle = self.bundle.clone();
         let created = self.slot.container(&bundle, image, Purpose::BuildStep { files })?;
-        let Ran { report, fault, remains, .. } = created.run(task, Links::default(), cancel, &mut || Ok(true));
+        let Ran { report, fault, remains, .. } = created.run(task, Links::default(), &mut { cancel });
         drop(remains);
         fault.map_or(Ok(report), Err)
     }

@@ -13,11 +13,11 @@ use tracing::Instrument;
 
 use super::gate::Ticket;
 use super::sharing::{RunnerId, Share};
-use super::{Finished, Job, Piped, Scheduler, Submission};
+use super::{Finished, Job, Live, Piped, Scheduler, Submission};
 use crate::artifact::{Packed, Packing};
 use crate::frame;
 use crate::runner::wire::{Notice, Order, Pipes, Sharing};
-use crate::task::{Outcome, Report};
+use crate::task::{Outcome, Report, Word};
 
 /// How long a runner may be silent beyond the task's own time.
 const RUNNER_PATIENCE: Duration = Duration::from_secs(90);
@@ -95,7 +95,7 @@ impl Scheduler {
                 self.runner_failed();
                 Ok(())
             }
-            Some(Notice::Ready | Notice::Prepared | Notice::Report { .. }) => {
+            Some(Notice::Ready | Notice::Prepared | Notice::Figures(_) | Notice::Report { .. }) => {
                 Err(io::Error::other("it speaks out of turn"))
             }
         }
@@ -156,7 +156,9 @@ impl Running<'_> {
         reply: &mut oneshot::Sender<Finished>,
         ticket: Option<Ticket>,
     ) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
-        order(self.orders, submission, sharing, ticket.is_some()).await?;
+        let mut submission = submission;
+        let mut live = submission.live.take();
+        order(self.orders, submission, sharing, (ticket.is_some(), live.is_some())).await?;
         let mut ticket = ticket;
         let mut cancelled = self.cancelled.clone();
         let given_up = async {
@@ -177,7 +179,7 @@ impl Running<'_> {
                 },
                 () = &mut given_up => {
                     ticket.give_up();
-                    send(self.orders, &Order::Cancel).await?;
+                    send(self.orders, &Order::Say(Word::Cancel)).await?;
                     return self.last_word().await;
                 }
             }
@@ -188,13 +190,19 @@ impl Running<'_> {
                 }
                 () = &mut given_up => false,
             };
-            send(self.orders, if all_can { &Order::Go } else { &Order::Cancel }).await?;
+            send(self.orders, if all_can { &Order::Go } else { &Order::Say(Word::Cancel) }).await?;
         }
-        tokio::select! {
-            notice = self.notices.next() => return notice,
-            () = &mut given_up => {}
+        loop {
+            tokio::select! {
+                notice = self.notices.next() => match (notice?, &live) {
+                    (Some((Notice::Figures(figures), _)), Some(live)) => _ = live.figures.try_send(figures),
+                    (notice, _) => return Ok(notice),
+                },
+                Some(word) = next_word(&mut live) => send(self.orders, &Order::Say(word)).await?,
+                () = &mut given_up => break,
+            }
         }
-        send(self.orders, &Order::Cancel).await?;
+        send(self.orders, &Order::Say(Word::Cancel)).await?;
         self.last_word().await
     }
 
@@ -202,11 +210,16 @@ impl Running<'_> {
     async fn last_word(&mut self) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
         loop {
             match self.notices.next().await? {
-                Some((Notice::Prepared, _)) => {}
+                Some((Notice::Prepared | Notice::Figures(_), _)) => {}
                 other => return Ok(other),
             }
         }
     }
+}
+
+/// What a task is to be told next; None when nobody has anything more to say.
+async fn next_word(live: &mut Option<Live>) -> Option<Word> {
+    live.as_mut()?.words.recv().await
 }
 
 /// Sends the order for a task. Its descriptors are then the runner's alone, so that the ends of its pipes show.
@@ -214,9 +227,9 @@ async fn order(
     socket: &mut OwnedWriteHalf,
     submission: Submission,
     sharing: Option<Sharing>,
-    hold: bool,
+    (hold, figures): (bool, bool),
 ) -> io::Result<()> {
-    let Submission { task, pipes: Piped { stdin, outputs: [stdout, stderr] } } = submission;
+    let Submission { task, pipes: Piped { stdin, outputs: [stdout, stderr] }, .. } = submission;
     let mut packing = Packing::default();
     let task = task.try_map(|artifact| Ok::<_, std::convert::Infallible>(packing.pack(artifact)));
     let task = task.unwrap_or_else(|never| match never {});
@@ -225,7 +238,7 @@ async fn order(
     let ends: Vec<OwnedFd> =
         stdin.into_iter().chain([stdout, stderr].into_iter().flatten().map(|(pipe, _)| pipe)).collect();
     let fds: Vec<BorrowedFd<'_>> = packing.fds().into_iter().chain(ends.iter().map(AsFd::as_fd)).collect();
-    send_with(socket, &Order::Run { task: task.into(), pipes, hold, sharing }, &fds).await
+    send_with(socket, &Order::Run { task: task.into(), pipes, hold, sharing, figures }, &fds).await
 }
 
 fn lost() -> Report {

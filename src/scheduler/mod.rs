@@ -18,11 +18,11 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::artifact::Artifact;
-use crate::task::{Bytes, Report, Taken, Task, Time};
+use crate::task::{Bytes, Figures, Report, Taken, Task, Time, Word};
 use gate::{Gate, Ticket};
 pub use queue::Client;
 use queue::Queue;
@@ -126,13 +126,29 @@ struct Job {
     span: tracing::Span,
 }
 
-/// A task to run, with what takes the place of its standard descriptors.
+/// A task to run, with what takes the place of its standard descriptors, and with who follows it.
 pub struct Submission {
     pub task: Task<Artifact>,
     pub pipes: Piped,
+    pub live: Option<Live>,
 }
 
-/// The ends of pipes to other tasks.
+impl Submission {
+    /// One that is answered at its end.
+    pub fn plain(task: Task<Artifact>) -> Self {
+        Self { task, pipes: Piped::default(), live: None }
+    }
+}
+
+/// What passes between a task that runs and whoever follows it.
+pub struct Live {
+    /// What it has used; figures for which there is no room are left out.
+    pub figures: mpsc::Sender<Figures>,
+    /// What it is to be told.
+    pub words: mpsc::Receiver<Word>,
+}
+
+/// The ends of pipes to other tasks, or to whoever follows this one.
 #[derive(Default)]
 pub struct Piped {
     pub stdin: Option<OwnedFd>,
@@ -147,6 +163,17 @@ pub struct Finished {
     pub taken: Taken<Artifact>,
     /// How long it waited for its turn.
     pub queued: Duration,
+}
+
+impl Finished {
+    /// What is told of it; what others may take of it stays here, and its output is in one of the two alone.
+    pub fn take_told(&mut self) -> Self {
+        let report = &mut self.report;
+        let [stdout, stderr, merged] = [&mut report.stdout, &mut report.stderr, &mut report.merged].map(std::mem::take);
+        let mut told = self.clone();
+        (told.report.stdout, told.report.stderr, told.report.merged) = (stdout, stderr, merged);
+        told
+    }
 }
 
 impl From<Report> for Finished {
@@ -527,6 +554,12 @@ impl Admission {
         pending
     }
 
+    /// How many tasks wait.
+    pub fn position(&self) -> usize {
+        let state = self.scheduler.state();
+        state.queue.turns().flat_map(|(_, units)| units).map(|unit| unit.jobs.len()).sum()
+    }
+
     /// So many of its tasks are promised no more.
     fn give_back(&self, state: &mut State, tasks: usize) {
         use std::sync::atomic::Ordering::Relaxed;
@@ -561,14 +594,28 @@ impl Pending {
     }
 
     /// Waits for the task's turn and for its end.
-    pub async fn finished(mut self) -> Result<Finished, QueueTimeout> {
+    pub async fn finished(self) -> Result<Finished, QueueTimeout> {
+        self.finished_after(|| ()).await
+    }
+
+    /// The same; says when its turn has come.
+    pub async fn finished_after(mut self, started: impl Fn()) -> Result<Finished, QueueTimeout> {
         let deadline = self.queued + self.patience;
         tokio::select! {
             biased;
-            finished = &mut self.reply => Ok(finished.unwrap_or_else(|_| gone())),
-            started = &mut self.started => {
+            finished = &mut self.reply => {
+                if self.started.try_recv().is_ok() {
+                    started();
+                }
+                Ok(finished.unwrap_or_else(|_| gone()))
+            }
+            turn = &mut self.started => {
                 // Without a word it is gone, which the reply says.
-                let queued = started.map(|()| self.queued.elapsed()).unwrap_or_default();
+                let queued = turn.map(|()| {
+                    started();
+                    self.queued.elapsed()
+                });
+                let queued = queued.unwrap_or_default();
                 let finished = self.reply.await.unwrap_or_else(|_| gone());
                 Ok(Finished { queued, ..finished })
             }
@@ -577,6 +624,7 @@ impl Pending {
                 self.started.close();
                 match self.started.try_recv() {
                     Ok(()) => {
+                        started();
                         let queued = self.queued.elapsed();
                         let finished = self.reply.await.unwrap_or_else(|_| gone());
                         Ok(Finished { queued, ..finished })

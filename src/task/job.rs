@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::image::{self, ImageId, ImageName, Offer};
 use super::{
     ArchiveFormat, ArchiveRequest, Bounds, Bytes, Content, FileRequest, LimitRefusal, Limits, MergeOutput,
-    OnOutputLimit, OutputGlob, PathRefusal, ResourceLimits, TaskRequest, TransferBounds, WorkspacePath, cut,
+    OnOutputLimit, OutputGlob, PathRefusal, ResourceLimits, TaskRequest, TransferBounds, Window, WorkspacePath, cut,
 };
 
 /// The longest single string execve(2) takes (`MAX_ARG_STRLEN`: 32 pages), its NUL included.
@@ -79,6 +79,8 @@ pub struct Output {
     pub merge: MergeOutput,
     /// Streams that other steps take: all of them, beyond the limit too.
     pub handed_on: [bool; 2],
+    /// Its standard descriptors are a terminal of this size.
+    pub terminal: Option<Window>,
 }
 
 /// An archive that can be unpacked.
@@ -166,6 +168,7 @@ impl Job {
             on_limit: request.on_output_limit.unwrap_or_default(),
             merge: request.merge_output.unwrap_or_default(),
             handed_on: [false; 2],
+            terminal: request.tty,
         };
         let run = Task {
             image: image.id.clone(),

@@ -11,6 +11,7 @@ mod image;
 mod job;
 mod json;
 mod limits;
+mod live;
 mod outcome;
 mod request;
 mod result;
@@ -31,6 +32,7 @@ pub use limits::{
     Bounds, ClientShare, Cpus, Groups, LimitRefusal, Limits, MINIMUM, Processors, Resources, TransferBounds,
     WORKSPACE_BYTES,
 };
+pub use live::{Figures, Window, Word};
 pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenFile, Timings, Usage, Written};
 pub use request::{
     ArchiveRequest, CompareForms, EMPTY_COMMAND, Expect, MergeOutput, OnOutputLimit, ResourceLimits, TaskRequest,

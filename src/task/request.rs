@@ -10,7 +10,8 @@ use super::content::ContentForms;
 use super::json::{objects, optional_object, or_default, unique_keys, whole_number};
 use super::limits::Processors;
 use super::{
-    ArchiveFormat, Compare, Content, FileRequest, OutputEncoding, OutputGlob, RunWhen, StepName, Stream, WorkspacePath,
+    ArchiveFormat, Compare, Content, FileRequest, OutputEncoding, OutputGlob, RunWhen, StepName, Stream, Window,
+    WorkspacePath,
 };
 
 /// The API page's own words.
@@ -89,6 +90,9 @@ pub struct TaskRequest {
     /// What its output is compared with: the result has a verdict.
     #[serde(default, deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
     pub expect: Option<Expect>,
+    /// A terminal of this size in the place of its standard descriptors: on a connection that both sides can say more on.
+    #[serde(default, deserialize_with = "optional_object", skip_serializing_if = "Option::is_none")]
+    pub tty: Option<Window>,
     /// true: the same step need not be run again; it may be answered with what it left before.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
     #[schema(nullable)]

@@ -12,10 +12,11 @@ use crate::artifact::{Artifact, Slice};
 use crate::frame;
 use crate::image::{Image, WORKSPACE};
 use crate::sandbox::descriptors::{self, Counter};
-use crate::sandbox::init::wire::{Command, Files, OwnLimits, Source};
+use crate::sandbox::init::wire::{Command, Files, OwnLimits, Request, Source};
 use crate::sandbox::streams::{self, Feed, Forward, Inlet, Links, Outlet, Whole};
+use crate::sandbox::terminal::Terminal;
 use crate::sandbox::workspace::Workspace;
-use crate::task::{Limits, MergeOutput, Node, Task, WORKSPACE_BYTES};
+use crate::task::{Limits, MergeOutput, Node, Task, WORKSPACE_BYTES, Window};
 
 /// What a pipe takes at once (pipe(7)).
 const PIPE_BYTES: usize = 64 << 10;
@@ -31,6 +32,15 @@ pub struct Ready {
     pub whole: [Option<Whole>; 2],
     /// When files are to be taken out of it.
     pub workspace: Option<Workspace>,
+    /// In the place of pipes.
+    pub terminal: Option<Terminal>,
+}
+
+impl Ready {
+    /// Of a task without a terminal nothing comes of it.
+    pub fn resize(&self, window: Window) {
+        let _ = self.terminal.as_ref().map(|terminal| terminal.resize(window));
+    }
 }
 
 impl Running {
@@ -52,7 +62,12 @@ impl Running {
         let (mut replaced, mut shared) = (Vec::new(), Vec::new());
         let mut feed = None;
         let mut share = |pipe: &OwnedFd| pipe.try_clone().map(|pipe| shared.push(pipe)).map_err(at("share a pipe"));
+        let terminal = task.output.terminal.map(|window| self.terminal(window)).transpose()?;
+        let (terminal, slave) = terminal.unzip();
         match (links.stdin, &task.stdin) {
+            (Some(Inlet::Stream(stream)), _) if let Some(terminal) = &terminal => {
+                feed = Some(Feed::new(stream, terminal.master().map_err(at("share a terminal"))?));
+            }
             (Some(Inlet::Pipe(pipe)), _) => {
                 share(&pipe)?;
                 replaced.push((0, pipe));
@@ -64,6 +79,10 @@ impl Running {
             }
             (None, Some(artifact)) => replaced.push((0, self.input(artifact)?)),
             (None, None) => {}
+        }
+        for place in 0..3 {
+            let slave = slave.as_ref().map(OwnedFd::try_clone).transpose().map_err(at("share a terminal"))?;
+            slave.into_iter().for_each(|slave| replaced.push((place, slave)));
         }
         let mut forwards = [None, None];
         for (stream, outlet) in links.outputs.into_iter().enumerate() {
@@ -82,7 +101,15 @@ impl Running {
         let whole = |wanted: bool| wanted.then(|| Whole::new(&self.spool, most)).transpose();
         let [stdout, stderr] = task.output.handed_on;
         let whole = [whole(stdout).map_err(ContainerError::NoRoom)?, whole(stderr).map_err(ContainerError::NoRoom)?];
-        Ok(Ready { replaced, links: shared, feed, forwards, whole, workspace })
+        Ok(Ready { replaced, links: shared, feed, forwards, whole, workspace, terminal })
+    }
+
+    /// A terminal, with the task's end of it.
+    fn terminal(&self, window: Window) -> Result<(Terminal, OwnedFd)> {
+        let init = self.init.pid.as_raw_nonzero().get();
+        let (terminal, slave) = Terminal::open(init, window).map_err(at("open a terminal"))?;
+        own(&slave, self.owner)?;
+        Ok((terminal, slave))
     }
 
     /// A task's standard input with these bytes: a pipe if it takes them at once, else a file.
@@ -128,7 +155,7 @@ impl Running {
             files.push((path.clone(), node));
         }
         let descriptors: Vec<BorrowedFd<'_>> = sources.into_iter().map(|source| source.as_fd()).collect();
-        frame::send_with(&self.control, &files, &descriptors)?;
+        frame::send_with(&self.control, &Request::Files(files), &descriptors)?;
         follow.into_iter().try_for_each(|bytes| frame::send_all(&self.control, bytes))
     }
 
@@ -154,6 +181,11 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
     // As for docker and podman: a command is found in the PATH that it gets.
     let own_path = task.env.get("PATH").filter(|_| !task.is_images).cloned();
+    let terminal = task.output.terminal.is_some();
+    if terminal {
+        // What every terminal of today can do.
+        env.entry("TERM".into()).or_insert_with(|| "xterm-256color".into());
+    }
     env.extend(task.env);
     Command {
         argv: [task.command].into_iter().chain(task.args).collect(),
@@ -171,6 +203,7 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
         file_size: task.limits.file_size,
         replaced,
         merged: task.output.merge == MergeOutput::Into,
+        terminal,
     }
 }
 

@@ -22,6 +22,7 @@ use rustix::fs::{Gid, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_send_signal, waitpid};
 
+use super::caller::Caller;
 use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, OutOfMemory};
 use super::init::wire::{Notice, Step};
 use super::init::{Init, Purpose};
@@ -34,7 +35,7 @@ use super::view::View;
 use super::watch::{self, First, SET_UP};
 use crate::artifact::{Artifact, Spool};
 use crate::image::Image;
-use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task};
+use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task, Word};
 use hand_over::Ready;
 pub use host::Host;
 
@@ -206,20 +207,14 @@ impl Created {
         !self.ends().iter().any(|end| watch::readable_within(end, Duration::ZERO))
     }
 
-    /// Runs `task` to its end; `cancel` becoming readable ends it early. What keeps it from starting is in the report
-    /// for the client, and in the fault for the operator. When it could start, `go` says whether it is to.
-    pub fn run(
-        mut self,
-        task: Task<Artifact>,
-        links: Links,
-        cancel: BorrowedFd<'_>,
-        go: &mut dyn FnMut() -> io::Result<bool>,
-    ) -> Ran {
+    /// Runs `task` to its end, or until the caller cancels it. What keeps it from starting is in the report for the client, and
+    /// in the fault for the operator.
+    pub fn run(mut self, task: Task<Artifact>, links: Links, caller: &mut dyn Caller) -> Ran {
         let ordered = Instant::now();
-        let ran = self.prepare(&task, links, cancel).and_then(|prepared| match prepared {
+        let ran = self.prepare(&task, links, caller).and_then(|prepared| match prepared {
             Prepared::Refused(outcome) => Ok(Told::only(Report { outcome, ..Report::not_executed("") })),
-            Prepared::Ready(ready) => match go().map_err(at("wait for the word to start"))? {
-                true => self.container.run(task, ready, &self.before, cancel, ordered),
+            Prepared::Ready(ready) => match caller.may_start().map_err(at("wait for the word to start"))? {
+                true => self.container.run(task, ready, &self.before, caller, ordered),
                 false => Ok(Told::only(Report { outcome: cancelled(), ..Report::not_executed("") })),
             },
         });
@@ -232,7 +227,7 @@ impl Created {
 
     /// What is left to do before the clock runs: the task's limits in force, its files in the workspace, its standard
     /// descriptors made. The outcome says that it cannot run.
-    fn prepare(&mut self, task: &Task<Artifact>, links: Links, cancel: BorrowedFd<'_>) -> Result<Prepared> {
+    fn prepare(&mut self, task: &Task<Artifact>, links: Links, caller: &mut dyn Caller) -> Result<Prepared> {
         let limits = GroupLimits::from(&task.limits);
         if self.in_force.as_ref() != Some(&limits) {
             match self.container.group.apply(&limits) {
@@ -252,7 +247,18 @@ impl Created {
         }
         // What the init does not take shows in what it says or does not say next.
         let _ = self.container.hand_over_files(task);
-        let refused = match self.container.next_notice(Some(cancel))? {
+        let first = loop {
+            match self.container.next_notice(Some(caller.socket()))? {
+                First::Cancelled => match caller.hear() {
+                    Word::Cancel => break First::Cancelled,
+                    Word::Resize(window) => ready.resize(window),
+                    // There is nobody yet who could get it.
+                    Word::Signal(_) => {}
+                },
+                first => break first,
+            }
+        };
+        let refused = match first {
             First::Notice(Notice::Placed) => {
                 self.before = self.container.baseline()?;
                 return Ok(Prepared::Ready(ready));

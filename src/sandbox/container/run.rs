@@ -1,7 +1,7 @@
 //! A task from its command to its report.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::time::ClockId;
@@ -10,6 +10,7 @@ use super::hand_over::Ready;
 use super::{ContainerError, Result, Running, Told, at, cancelled, late, set_up_failed};
 use crate::artifact::Artifact;
 use crate::frame;
+use crate::sandbox::caller::Caller;
 use crate::sandbox::cgroup::{Measured, OutOfMemory};
 use crate::sandbox::init::wire::{Notice, Step, Unrunnable, nanoseconds};
 use crate::sandbox::outcome::{Baseline, Io, outcome};
@@ -39,24 +40,27 @@ impl Running {
         task: Task<Artifact>,
         ready: Ready,
         before: &Baseline,
-        cancel: BorrowedFd<'_>,
+        caller: &mut dyn Caller,
         ordered: Instant,
     ) -> Result<Told> {
         let (limits, outputs) = (task.limits.clone(), task.outputs.clone());
         let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
         let init = self.init.pid.as_raw_nonzero().get();
         let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
-        let Ready { replaced, links, feed, forwards, whole, workspace } = ready;
+        let Ready { replaced, links, feed, forwards, whole, workspace, terminal } = ready;
         for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
             forward.into_iter().for_each(|forward| watch.forward(stream, forward));
             whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
         }
         feed.into_iter().for_each(|feed| watch.feed(feed));
+        if let Some(terminal) = terminal {
+            watch.show(terminal).map_err(at("read a terminal"))?;
+        }
         watch.hold(links);
         if let Some(counter) = self.hand_over(task, replaced) {
             watch.count(counter);
         }
-        let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd(), cancel });
+        let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd() }, caller);
         let times = Times { ordered, finished: Instant::now() };
         let (mut kept, descriptors) = (watch.take_output(), watch.file_descriptors());
         let figures = self.figures(before, &ended);

@@ -174,6 +174,10 @@ fn replace(command: &Command, descriptors: &[OwnedFd]) -> io::Result<()> {
             _ => rustix::stdio::dup2_stderr(descriptor)?,
         }
     }
+    if command.terminal {
+        // It leads its session already (setsid(2)); ioctl_tty(2), TIOCSCTTY.
+        rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+    }
     if command.merged {
         rustix::stdio::dup2_stderr(rustix::stdio::stdout())?;
     }

@@ -32,7 +32,7 @@ use crate::image::{User, WORKSPACE};
 use child::Child;
 pub use host::{MadeCell, MakeCell};
 pub use seal::Masks;
-use wire::{Files, Notice, Step, nanoseconds};
+use wire::{Files, Notice, Request, Step, nanoseconds};
 
 /// What a container is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,8 +205,10 @@ impl Init {
             // SIGCHLD is blocked but for this call, so none is missed between the look and the wait.
             let mut fds = [nix::poll::PollFd::new(control.as_fd(), nix::poll::PollFlags::POLLIN)];
             match nix::poll::ppoll(&mut fds, None, Some(SigSet::empty())) {
-                Ok(_) => match frame::receive_with::<Files>(control) {
-                    Ok(Some((files, descriptors))) => self.place(&files, &descriptors, control),
+                Ok(_) => match frame::receive_with::<Request>(control) {
+                    Ok(Some((Request::Files(files), descriptors))) => self.place(&files, &descriptors, control),
+                    // It may have ended in this moment.
+                    Ok(Some((Request::Signal(signal), _))) => kernel::signal_group(task, signal),
                     Ok(None) | Err(_) => return None,
                 },
                 Err(nix::errno::Errno::EINTR) => {}

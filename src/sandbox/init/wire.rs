@@ -14,7 +14,7 @@
 //!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
 //! A task whose descriptors are counted sends a listener for that before *Started*. Files are sent only if there are any; what is large comes as a descriptor, and so does what is to be the command's standard
-//! input or output in place of the container's own. The end of the runner's side of the init's socket tells it to end everything at once.
+//! input or output in place of the container's own. While the command runs the init may be asked to signal it. The end of the runner's side of the init's socket tells it to end everything at once.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,15 @@ use crate::task::{Node, WorkspacePath};
 /// The files of a task, in an order in which directories come before what is in them. The bytes of those that are not in a
 /// file follow, in this order, as they are: the init never holds one in memory, which is the task's.
 pub type Files = Vec<(WorkspacePath, Node<Source>)>;
+
+/// What the init is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// To write the task's files; their bytes, or the descriptors of files that hold them, come with it.
+    Files(Files),
+    /// To send the task's process group a signal.
+    Signal(i32),
+}
 
 /// Where a file's bytes are.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -63,6 +72,8 @@ pub struct Command {
     pub replaced: Vec<u8>,
     /// Standard error goes where standard output goes.
     pub merged: bool,
+    /// Its standard input is to be the terminal of its session.
+    pub terminal: bool,
 }
 
 /// Why a command could not be executed: sent back by the socket on which it came, before `Failed` is said.
