@@ -39,7 +39,7 @@ impl Texts for JudgeResponse {
 
 /// An answer that keeps what is held until it is written, or of no use any more.
 pub fn json_answer(held: Held, answer: impl Serialize + Texts) -> Result<Response, ApiError> {
-    let mut answer = chunks(held, answer)?;
+    let mut answer = pieces(held, answer)?;
     let first = answer.next().unwrap_or_default();
     let body = match answer.is_over() {
         true => Body::from(held_bytes(first, answer.held)),
@@ -56,7 +56,7 @@ pub fn json_answer(held: Held, answer: impl Serialize + Texts) -> Result<Respons
 /// # Errors
 /// `TooLargeFor` with more than `most` bytes, or more than there is room for.
 pub fn json_bytes(held: Held, answer: impl Serialize + Texts, most: u64) -> Result<(Vec<u8>, Held), ApiError> {
-    let mut answer = chunks(held, answer)?;
+    let mut answer = pieces(held, answer)?;
     let mut json = Vec::new();
     while let Some(chunk) = answer.next() {
         if (json.len() + chunk.len()) as u64 > most {
@@ -69,7 +69,11 @@ pub fn json_bytes(held: Held, answer: impl Serialize + Texts, most: u64) -> Resu
     Ok((json, answer.held))
 }
 
-fn chunks(held: Held, mut answer: impl Serialize + Texts) -> Result<Chunks, ApiError> {
+/// An answer in pieces, each made when it is taken.
+///
+/// # Errors
+/// When it cannot be JSON.
+pub fn pieces(held: Held, mut answer: impl Serialize + Texts) -> Result<Pieces, ApiError> {
     let mut texts = Vec::new();
     answer.each_text(&mut |text| {
         if text.size() > SMALL {
@@ -77,7 +81,7 @@ fn chunks(held: Held, mut answer: impl Serialize + Texts) -> Result<Chunks, ApiE
         }
     });
     let json = serde_json::to_vec(&answer).map_err(|_| ApiError::Internal)?;
-    Ok(Chunks { json: json.into(), texts, within: None, held })
+    Ok(Pieces { json: json.into(), texts, within: None, held })
 }
 
 /// Bytes that keep what is held until they are written, or of no use any more.
@@ -98,7 +102,7 @@ impl AsRef<[u8]> for Whole {
 }
 
 /// What is still to be written of an answer.
-struct Chunks {
+pub struct Pieces {
     /// With marks where texts go.
     json: Bytes,
     texts: Vec<Text>,
@@ -107,7 +111,11 @@ struct Chunks {
     held: Held,
 }
 
-impl Chunks {
+impl Pieces {
+    pub fn into_held(self) -> Held {
+        self.held
+    }
+
     fn is_over(&self) -> bool {
         self.json.is_empty() && self.within.is_none()
     }
@@ -126,7 +134,7 @@ impl Chunks {
     }
 }
 
-impl Iterator for Chunks {
+impl Iterator for Pieces {
     type Item = Bytes;
 
     fn next(&mut self) -> Option<Bytes> {

@@ -17,14 +17,14 @@ use axum::extract::ConnectInfo;
 use axum::http::{Uri, header};
 use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulConnection, GracefulShutdown};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::SendFlags;
 use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tower::ServiceExt;
 
 use super::client_address::network;
@@ -125,6 +125,10 @@ const TOO_MANY: &str = concat!(
     r#"{"error":"Service unavailable","details":"Your address has too many connections open here"}"#
 );
 
+/// The place of a connection, for what goes on with it when HTTP is over on it.
+#[derive(Clone)]
+pub struct Kept(#[expect(dead_code, reason = "held for its Drop")] Arc<(OwnedSemaphorePermit, Share)>);
+
 /// Whoever asks whether requests are answered hears so by this, or by its being dropped that they are not.
 pub type Ping = oneshot::Sender<()>;
 
@@ -160,7 +164,7 @@ pub async fn serve(
         // Beyond the bound clients wait in the kernel's queue.
         let accept = async { (places.clone().acquire_owned().await, listener.accept().await) };
         let (place, accepted) = tokio::select! {
-            accepted = accept => accepted,
+            (Ok(place), accepted) = accept => (place, accepted),
             Some(ping) = pings.recv() => {
                 tokio::spawn(answer(ping, router.clone()));
                 continue;
@@ -182,14 +186,17 @@ pub async fn serve(
                 };
                 let presence = Presence::default();
                 let gone = presence.gone(&stream);
-                let connection = drain.watch(connection(stream, peer, presence, linger.clone(), router.clone()));
+                let kept = Kept(Arc::new((place, share)));
+                let ways = (linger.clone(), router.clone());
+                let connection = connection(stream, peer, presence, kept.clone(), ways);
+                let watcher = drain.watcher();
                 tokio::spawn(async move {
                     // A client's mistakes were answered, and its going away is its own affair.
                     tokio::select! {
-                        _ = connection => {}
+                        _ = watcher.watch(connection) => {}
                         () = gone => {}
                     }
-                    drop((place, share));
+                    drop(kept);
                 });
             }
             Err(error) if is_the_clients(&error) => {}
@@ -204,8 +211,13 @@ pub async fn serve(
         in_flight.none().await;
         tokio::time::sleep(LAST_WRITES).await;
     };
+    // What has become something else than HTTP is no connection any more, and still in flight.
+    let drained = async {
+        drain.shutdown().await;
+        in_flight.none().await;
+    };
     tokio::select! {
-        () = drain.shutdown() => {}
+        () = drained => {}
         () = answered => {}
     }
 }
@@ -214,9 +226,9 @@ fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     presence: Presence,
-    linger: Arc<Linger>,
-    router: Router,
-) -> impl GracefulConnection<Output: Send> + Send + 'static {
+    kept: Kept,
+    (linger, router): (Arc<Linger>, Router),
+) -> impl GracefulConnection<Error: Send> + Send + 'static {
     // An answer is one write: nothing is gained by waiting for more.
     let _ = stream.set_nodelay(true);
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, READ_PATIENCE.as_millis() as u32);
@@ -225,6 +237,7 @@ fn connection(
         .map_request(move |mut request: hyper::Request<Incoming>| {
             asked.asked();
             request.extensions_mut().insert(ConnectInfo(peer));
+            request.extensions_mut().insert(kept.clone());
             trim_slash(request.uri_mut());
             let expects = request.headers().contains_key(header::EXPECT);
             request.map(|body| Body::new(Unread::new(body, expects, peer.ip(), linger.clone())))
@@ -233,11 +246,10 @@ fn connection(
             answered.answered();
             response
         });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_PATIENCE)
-        .half_close(true)
-        .serve_connection(TokioIo::new(Socket::new(stream, presence)), TowerToHyperService::new(service))
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).half_close(true);
+    let (socket, service) = (TokioIo::new(Socket::new(stream, presence)), TowerToHyperService::new(service));
+    builder.serve_connection_with_upgrades(socket, service).into_owned()
 }
 
 /// A path with a slash at its end is the same path; but for the interactive documentation's, which is a directory of files.

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::App;
+use super::error::ApiError;
 use crate::config::CorsOrigin;
 
 const METHODS: [Method; 5] = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE];
@@ -48,6 +49,21 @@ pub fn layer(origins: &[CorsOrigin]) -> Option<CorsLayer> {
     };
     let layer = CorsLayer::new().allow_origin(allowed).allow_methods(METHODS).allow_headers(SENT);
     (!origins.is_empty()).then(|| layer.expose_headers(READ).max_age(REMEMBERED))
+}
+
+/// Refuses a page of another origin where no browser keeps it away, so that no name that is resolved to this address lets it in
+/// (DNS rebinding).
+///
+/// # Errors
+/// `WrongOrigin`.
+pub fn check_origin(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let settings = app.settings();
+    let allowed = &settings.config.server.cors_origins;
+    let is_allowed = |origin: &HeaderValue| {
+        allowed.iter().any(|allowed| allowed.as_str() == "*" || allowed.as_str().as_bytes() == origin.as_bytes())
+    };
+    let all = headers.get_all(header::ORIGIN).iter().all(is_allowed);
+    if all { Ok(()) } else { Err(ApiError::WrongOrigin) }
 }
 
 /// Answers what a browser asks before a page's request, and tells it in every answer what the page may have.

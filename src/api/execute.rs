@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use super::answer::json_answer;
 use super::buffers::{Held, NoRoom};
 use super::error::{ApiError, ErrorBody, NotAdmitted};
+use super::live::{Asking, Running, sse};
 use super::pace::Pace;
 use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
@@ -125,6 +126,11 @@ pub async fn execute(
         Ok((planned, held))
     })
     .await?;
+    if sse::is_wanted(&headers) {
+        let writing = app.buffers.hold(client);
+        let running = Running::start(&app, Asking { client, owner }, planned, held, None).await?;
+        return Ok(sse::answer(running, writing));
+    }
     let mut room = |bytes| held.more(bytes).is_ok();
     let ended = app.engine.run(client, &owner, planned, &mut room).await.map_err(saturated)?;
     let results = match ended {

@@ -25,7 +25,7 @@ use super::answer::held_bytes;
 use super::buffers::Held;
 use super::error::ApiError;
 use super::execute::{LONG_WORK, hold_output, offers, parsed_size, saturated, take_body};
-use super::{App, Owner, admission, images};
+use super::{App, Owner, admission, cors, images};
 use crate::execution::{Ended, Planned};
 use crate::image::Image;
 use crate::judge::{JudgeRequest, JudgeResponse, Judged, Judgement};
@@ -47,16 +47,10 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     admitted.layer(from_fn_with_state(app.clone(), known_origin))
 }
 
-/// A page of another origin is refused, so that no name that a browser resolves to this address lets it in (DNS rebinding).
 async fn known_origin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
-    let settings = app.settings();
-    let allowed = &settings.config.server.cors_origins;
-    let is_allowed = |origin: &HeaderValue| {
-        allowed.iter().any(|allowed| allowed.as_str() == "*" || allowed.as_str().as_bytes() == origin.as_bytes())
-    };
-    match request.headers().get_all(header::ORIGIN).iter().all(is_allowed) {
-        true => next.run(request).await,
-        false => ApiError::WrongOrigin.into_response(),
+    match cors::check_origin(&app, request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(error) => error.into_response(),
     }
 }
 

@@ -21,6 +21,7 @@ mod images;
 mod jobs;
 mod judge;
 mod linger;
+mod live;
 mod log;
 mod mcp;
 mod openapi;

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, blobs, execute, health, images, jobs, judge};
+use super::{App, blobs, execute, health, images, jobs, judge, live};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -44,6 +44,7 @@ impl Modify for ApiKey {
 pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(execute::execute))
+        .routes(routes!(live::live))
         .routes(routes!(judge::judge))
         .routes(routes!(images::images))
         .routes(routes!(images::languages))

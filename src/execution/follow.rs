@@ -6,13 +6,13 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{End, Engine};
 use crate::artifact::Artifact;
@@ -61,6 +61,8 @@ pub struct Hands {
     /// The end of a pipe from which the task reads.
     pub stdin: OwnedFd,
     pub words: mpsc::Receiver<Word>,
+    /// The task is not to start any more; of one that runs it is a word.
+    pub cancelled: oneshot::Receiver<()>,
 }
 
 /// A request that is followed.
@@ -100,15 +102,16 @@ impl<'a> Following<'a> {
     /// Has a task's streams, where they do not lead to another one, come here too.
     fn attach(&self, step: Step, submission: &mut Submission) -> io::Result<Attached> {
         let (tell, figures) = mpsc::channel(FIGURES);
-        let mut attached = Attached { streams: [None, None], figures };
+        let mut attached = Attached { streams: [None, None], figures, cancelled: None };
         let silent = mpsc::channel(1).1;
         if step.is_compilation {
             submission.live = Some(Live { figures: tell, words: silent });
             return Ok(attached);
         }
         let words = match self.take_hands() {
-            Some(Hands { stdin, words }) => {
+            Some(Hands { stdin, words, cancelled }) => {
                 submission.pipes.stdin = Some(stdin);
+                attached.cancelled = Some(cancelled);
                 words
             }
             None => silent,
@@ -128,6 +131,7 @@ impl<'a> Following<'a> {
 struct Attached {
     streams: [Option<Receiver>; 2],
     figures: mpsc::Receiver<Figures>,
+    cancelled: Option<oneshot::Receiver<()>>,
 }
 
 impl Engine {
@@ -141,7 +145,7 @@ impl Engine {
     ) -> End {
         let limit = task.limits.output;
         let mut submission = Submission::plain(task);
-        let attached = match following.attach(step, &mut submission) {
+        let mut attached = match following.attach(step, &mut submission) {
             Ok(attached) => attached,
             Err(error) => return End::Refused(format!("make a pipe: {error}")),
         };
@@ -149,16 +153,37 @@ impl Engine {
         let Some(pending) = admission.submit(vec![submission]).pop() else {
             return End::Refused("Faber lost the task before it started".into());
         };
-        let finished = pending.finished_after(|| following.tell(step, Event::Started));
-        let (finished, ()) = tokio::join!(finished, attached.tell(following, step, limit));
-        finished.into()
+        let has_started = AtomicBool::new(false);
+        let cancelled = attached.cancelled.take();
+        let cancelled = async {
+            let is_so = match cancelled {
+                Some(cancelled) => cancelled.await.is_ok(),
+                None => false,
+            };
+            if !is_so || has_started.load(Relaxed) {
+                std::future::pending().await
+            }
+        };
+        let finished = pending.finished_after(|| {
+            has_started.store(true, Relaxed);
+            following.tell(step, Event::Started);
+        });
+        let ended = async {
+            tokio::select! {
+                biased;
+                finished = finished => finished.into(),
+                () = cancelled => End::Refused("cancelled before it started".into()),
+            }
+        };
+        let (ended, ()) = tokio::join!(ended, attached.tell(following, step, limit));
+        ended
     }
 }
 
 impl Attached {
     /// Tells all that comes, until the task has ended; of its output as much as it may write.
     async fn tell(self, following: &Following<'_>, step: Step, limit: u64) {
-        let Self { streams: [stdout, stderr], mut figures } = self;
+        let Self { streams: [stdout, stderr], mut figures, .. } = self;
         let left = AtomicU64::new(limit);
         let told = async {
             while let Some(figures) = figures.recv().await {

@@ -166,6 +166,30 @@ impl Planned {
         connect: &[[String; 2]],
         offers: &[Offer],
     ) -> Result<Self, PlanError> {
+        let mut planned = Self::parse(engine, requests, connect, offers)?;
+        for task in &mut planned.tasks {
+            if task.job.as_ref().is_ok_and(|job| job.run.output.terminal.is_some()) {
+                task.job =
+                    Err("tty: a terminal takes a connection on which more can be said: GET /execute/live".into());
+            }
+        }
+        Ok(planned)
+    }
+
+    /// One task that is in its client's hands.
+    ///
+    /// # Errors
+    /// What makes no sense, before anything runs.
+    pub fn live(engine: &Engine, request: TaskRequest, offers: &[Offer]) -> Result<Self, PlanError> {
+        Self::parse(engine, vec![request], &[], offers)
+    }
+
+    fn parse(
+        engine: &Engine,
+        requests: Vec<TaskRequest>,
+        connect: &[[String; 2]],
+        offers: &[Offer],
+    ) -> Result<Self, PlanError> {
         let plan = Plan::new(&requests, connect)?;
         // Circles are the request's own, whatever its languages do.
         plan.graph(&requests, &[])?;
@@ -329,9 +353,9 @@ impl Engine {
                 }
             }
             let Some(following) = following else { continue };
-            for at in 0..planned.tasks.len() {
-                if !told[at] && planned.can_be_told(&ends, at) {
-                    told[at] = true;
+            for (at, told) in told.iter_mut().enumerate() {
+                if !*told && planned.can_be_told(&ends, at) {
+                    *told = true;
                     let result = self.tell(owner, &planned, &mut ends, at, room).await;
                     following.tell(Step { task: at, is_compilation: false }, Event::Result(result.into()));
                 }

@@ -37,7 +37,9 @@ pub use outcome::{Counters, Hits, Limit, Omitted, Outcome, Report, Taken, TakenF
 pub use request::{
     ArchiveRequest, CompareForms, EMPTY_COMMAND, Expect, MergeOutput, OnOutputLimit, ResourceLimits, TaskRequest,
 };
-pub use result::{Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict};
+pub use result::{
+    Compilation, FileResult, Form, LimitsExceeded, ResourceUsage, Status, TaskResult, Verdict, signal_number,
+};
 pub use step::{RunWhen, StepName};
 pub use text::{MARK, OutputEncoding, Text, to_base64};
 pub use units::{Bytes, Time, part_of};

@@ -476,14 +476,22 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
+/// Of signal 1 and those after it, without `SIG`.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM", "TERM",
+    "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO",
+    "PWR", "SYS",
+];
+
+/// The number of a signal with this name: `SIGINT`, or `INT` as kill(1) has it.
+pub fn signal_number(name: &str) -> Option<i32> {
+    let name = name.strip_prefix("SIG").unwrap_or(name);
+    SIGNALS.iter().position(|known| *known == name).map(|at| at as i32 + 1)
+}
+
 /// `SIGKILL`; the names of signal(7) on x86-64 and arm64, or else the number.
 fn signal_short(signal: i32) -> String {
-    const NAMES: [&str; 31] = [
-        "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE", "ALRM",
-        "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF",
-        "WINCH", "IO", "PWR", "SYS",
-    ];
-    match usize::try_from(signal - 1).ok().and_then(|at| NAMES.get(at)) {
+    match usize::try_from(signal - 1).ok().and_then(|at| SIGNALS.get(at)) {
         Some(name) => format!("SIG{name}"),
         None => signal.to_string(),
     }
@@ -543,5 +551,9 @@ mod tests {
         assert_eq!(signal_name(9), "signal 9 (SIGKILL)");
         assert_eq!(signal_name(31), "signal 31 (SIGSYS)");
         assert_eq!(signal_name(34), "signal 34");
+        assert_eq!(
+            ["SIGINT", "TERM", "SIGSYS", "int", ""].map(signal_number),
+            [Some(2), Some(15), Some(31), None, None]
+        );
     }
 }

@@ -27,6 +27,7 @@ mod judge0;
 mod librechat;
 mod lifecycle;
 mod limits;
+mod live;
 mod mcp;
 mod memory;
 mod oci;

@@ -4,6 +4,7 @@ mod cells;
 pub mod cgroup2;
 pub mod languages;
 pub mod left;
+pub mod live;
 pub mod npm;
 pub mod oci;
 pub mod pypi;
@@ -25,7 +26,8 @@ pub use left::{Family, assert_nothing_left, children, groups_of, running};
 pub const FABER: &str = env!("CARGO_BIN_EXE_faber");
 
 /// What a slow machine cannot do at once waits its turn.
-const PATIENT: [(&str, &str); 2] = [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
+pub const PATIENT: [(&str, &str); 2] =
+    [("FABER_RATE_LIMIT__ENABLED", "false"), ("FABER_EXECUTION__QUEUE_TIMEOUT", "10m")];
 
 /// Started in open mode without rate limits, unless told otherwise. Dropping it stops it and looks for remains.
 pub struct Server {
@@ -258,9 +260,19 @@ impl Server {
 
     /// A client that asks and does not wait for the answer.
     pub fn ask(&self, body: &Value) -> TcpStream {
+        self.ask_for("*/*", body)
+    }
+
+    /// The same of one who wants events.
+    pub fn ask_for_events(&self, body: &Value) -> TcpStream {
+        self.ask_for("text/event-stream", body)
+    }
+
+    fn ask_for(&self, accept: &str, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
         let body = body.to_string();
         let head = "POST /execute HTTP/1.1\r\nHost: faber\r\nConnection: close\r\nContent-Type: application/json";
+        let head = format!("{head}\r\nAccept: {accept}");
         write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         stream
     }
