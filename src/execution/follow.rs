@@ -5,10 +5,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use futures_util::future::{self, Either};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
@@ -175,8 +177,17 @@ impl Engine {
                 () = cancelled => End::Refused("cancelled before it started".into()),
             }
         };
-        let (ended, ()) = tokio::join!(ended, attached.tell(following, step, limit));
-        ended
+        let (ended, told) = (pin!(ended), pin!(attached.tell(following, step, limit)));
+        match future::select(ended, told).await {
+            Either::Left((ended, told)) => {
+                // What never started may hold its ends of the pipes yet, until the queue lets go of it.
+                if has_started.load(Relaxed) {
+                    told.await;
+                }
+                ended
+            }
+            Either::Right(((), ended)) => ended.await,
+        }
     }
 }
 

@@ -260,19 +260,9 @@ impl Server {
 
     /// A client that asks and does not wait for the answer.
     pub fn ask(&self, body: &Value) -> TcpStream {
-        self.ask_for("*/*", body)
-    }
-
-    /// The same of one who wants events.
-    pub fn ask_for_events(&self, body: &Value) -> TcpStream {
-        self.ask_for("text/event-stream", body)
-    }
-
-    fn ask_for(&self, accept: &str, body: &Value) -> TcpStream {
         let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
         let body = body.to_string();
         let head = "POST /execute HTTP/1.1\r\nHost: faber\r\nConnection: close\r\nContent-Type: application/json";
-        let head = format!("{head}\r\nAccept: {accept}");
         write!(stream, "{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
         stream
     }
