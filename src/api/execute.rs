@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use super::answer::json_answer;
 use super::buffers::{Held, NoRoom};
 use super::error::{ApiError, ErrorBody, NotAdmitted};
-use super::live::{Asking, Running, sse};
+use super::live::{Asking, Running, Told, sse};
 use super::pace::Pace;
 use super::{App, Owner, images};
 use crate::execution::{Ended, Planned};
@@ -92,8 +92,9 @@ const MOST_TASKS: usize = 10_000;
     )),
     responses(
         NotAdmitted,
-        (status = 200, description = "Every task has its result, those that failed or were refused too.",
-            body = ExecuteResponse, headers(
+        (status = 200, description = "Every task has its result, those that failed or were refused too. Who accepts \
+            text/event-stream gets LiveEvents as they happen, the last of which is `done`.",
+            content((ExecuteResponse = "application/json"), (Told = "text/event-stream")), headers(
                 ("X-RateLimit-Limit" = u32, description = "Requests allowed, by the tighter of the two limits"),
                 ("X-RateLimit-Remaining" = u32, description = "Requests left"),
                 ("X-RateLimit-Reset" = u64, description = "When all are back, in Unix seconds"),

@@ -1,4 +1,6 @@
-//! Piston's API, version 2 (engineer-man/piston): `runtimes`, `execute`, `packages`.
+//! Piston's API, version 2 (engineer-man/piston): `runtimes`, `execute`, `packages`, `connect`.
+
+pub mod connect;
 
 use std::collections::BTreeMap;
 

@@ -190,7 +190,7 @@ fn what_is_not_there_is_refused_in_its_form() {
         (&json!(true), &json!(true), &json!(false))
     );
     assert!(server.get("/go-judge/config").json()["runnerConfig"]["outputLimit"].is_u64());
-    assert_eq!(server.get("/go-judge/ws").status, 404);
+    assert_eq!((server.get("/go-judge/ws").status, server.get("/go-judge/stream").status), (400, 404));
 
     let (key, keys) = new_key();
     let server = Server::start(&[], &[ON, ("FABER_AUTH__KEYS", keys.as_str())]);
@@ -240,4 +240,44 @@ sandbox.close()
         ]
     );
     assert_eq!(server.get("/go-judge/file").json(), json!({}), "the program is deleted");
+}
+
+#[test]
+fn requests_come_over_a_socket_too() {
+    let server = server();
+    let address = server.url().strip_prefix("http://").unwrap().to_owned();
+    let stream = std::net::TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let (mut socket, _) = tungstenite::client(format!("ws://{address}/go-judge/ws"), stream).unwrap();
+    let mut say = |socket: &mut tungstenite::WebSocket<_>, message: Value| {
+        socket.send(tungstenite::Message::text(message.to_string())).unwrap();
+    };
+    let hear = |socket: &mut tungstenite::WebSocket<std::net::TcpStream>| loop {
+        if let tungstenite::Message::Text(text) = socket.read().unwrap() {
+            return serde_json::from_str::<Value>(&text).unwrap();
+        }
+    };
+    let request = |id: &str, args: &[&str]| json!({ "requestId": id, "cmd": [cmd(args, "in", json!({}))] });
+    say(&mut socket, request("long", &["/bin/sleep", "4329.5"]));
+    say(&mut socket, request("a", &["/bin/cat"]));
+    let told = hear(&mut socket);
+    assert_eq!((&told["requestId"], &told["results"][0]["files"]["stdout"]), (&json!("a"), &json!("in")), "{told}");
+    assert!(told.get("error").is_none());
+    for (message, id, error) in [
+        (request("long", &["/bin/true"]), "long", "duplicate requestId"),
+        (request("", &["/bin/true"]), "", "requestId is required"),
+        (json!({ "requestId": "b", "cmd": 7 }), "b", ""),
+        (json!([]), "", "expected an object"),
+        (json!({ "cancelRequestId": "long" }), "long", "cancelled"),
+    ] {
+        say(&mut socket, message);
+        let told = hear(&mut socket);
+        assert_eq!(told["requestId"], id, "{told}");
+        assert!(told["error"].as_str().unwrap().contains(error), "{told}");
+    }
+    crate::support::eventually("it is ended", || crate::support::running(&["/bin/sleep", "4329.5"]).is_empty());
+    say(&mut socket, request("last", &["/bin/sleep", "4330.5"]));
+    crate::support::eventually("it sleeps", || !crate::support::running(&["/bin/sleep", "4330.5"]).is_empty());
+    drop(socket);
+    crate::support::eventually("it ends too", || crate::support::running(&["/bin/sleep", "4330.5"]).is_empty());
 }

@@ -214,3 +214,96 @@ console.log(told.run.output.trim(), told.run.code);
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "42 0", "{output:?}");
 }
+
+/// What is said on its WebSocket, one line each, until the server closes it: then the code and reason.
+fn connected(server: &Server, say: &mut dyn FnMut(&Value) -> Vec<Value>, first: &[Value]) -> (Vec<Value>, u16, String) {
+    let address = server.url().strip_prefix("http://").unwrap().to_owned();
+    let stream = std::net::TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let (mut socket, _) = tungstenite::client(format!("ws://{address}/api/v2/connect"), stream).unwrap();
+    let mut send = |socket: &mut tungstenite::WebSocket<_>, messages: Vec<Value>| {
+        messages.into_iter().for_each(|message| socket.send(tungstenite::Message::text(message.to_string())).unwrap());
+    };
+    send(&mut socket, first.to_vec());
+    let mut heard = Vec::new();
+    loop {
+        match socket.read().unwrap() {
+            tungstenite::Message::Text(text) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                send(&mut socket, say(&message));
+                heard.push(message);
+            }
+            tungstenite::Message::Close(frame) => {
+                let frame = frame.unwrap();
+                return (heard, frame.code.into(), frame.reason.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn a_job_can_be_talked_to() {
+    let server = server();
+    let init = |language: &str, code: &str| json!({ "type": "init", "language": language, "version": "*", "files": [{ "content": code }], "stdin": "dropped" });
+    let data = |text: &str| json!({ "type": "data", "stream": "stdin", "data": text });
+    let program = "import signal, sys, time\n\
+        signal.signal(signal.SIGUSR1, lambda *_: (print('signalled', flush=True), sys.exit(3)))\n\
+        print('name?', flush=True)\n\
+        print('hello', input(), flush=True)\n\
+        time.sleep(60)\n";
+    let mut shown = String::new();
+    let mut answer = |message: &Value| {
+        shown += message["data"].as_str().unwrap_or_default();
+        match message["data"].as_str() {
+            Some("name?\n") => vec![data("Ada\n")],
+            Some("hello Ada\n") => vec![json!({ "type": "signal", "signal": "SIGUSR1" })],
+            _ => Vec::new(),
+        }
+    };
+    let (heard, code, reason) = connected(&server, &mut answer, &[init("python", program)]);
+    assert_eq!((code, reason.as_str()), (4999, "Job Completed"));
+    assert_eq!(heard[0]["type"], "runtime");
+    assert_eq!(heard[1], json!({ "type": "stage", "stage": "run" }));
+    assert_eq!(heard.last().unwrap(), &json!({ "type": "exit", "stage": "run", "code": 3, "signal": null }));
+    assert_eq!(shown, "name?\nhello Ada\nsignalled\n");
+
+    let mut nothing = |_: &Value| Vec::new();
+    let (heard, code, _) = connected(&server, &mut nothing, &[init("c++", "int main() { return 4; }")]);
+    let types: Vec<_> =
+        heard.iter().map(|message| (message["type"].as_str().unwrap(), message["stage"].as_str())).collect();
+    let expected = [
+        ("runtime", None),
+        ("stage", Some("compile")),
+        ("exit", Some("compile")),
+        ("stage", Some("run")),
+        ("exit", Some("run")),
+    ];
+    assert_eq!((&types[..], code), (&expected[..], 4999), "{heard:?}");
+    assert_eq!(heard[4]["code"], 4);
+    let (heard, code, _) = connected(&server, &mut nothing, &[init("c++", "int main() { nonsense }")]);
+    let last = heard.last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["stage"], &last["code"], code),
+        (&json!("exit"), &json!("compile"), &json!(1), 4999)
+    );
+    assert!(
+        heard.iter().any(|message| message["data"].as_str().is_some_and(|data| data.contains("nonsense"))),
+        "{heard:?}"
+    );
+
+    // What its own closes a connection for.
+    let closed = |messages: &[Value]| {
+        let (heard, code, reason) = connected(&server, &mut |_| Vec::new(), messages);
+        (heard.last().cloned().unwrap_or_default(), code, reason)
+    };
+    let sleeper = init("python", "import time\ntime.sleep(60)");
+    let stdout = json!({ "type": "data", "stream": "stdout", "data": "" });
+    assert_eq!(closed(&[sleeper.clone(), sleeper.clone()]).1, 4000);
+    assert_eq!(closed(&[]).1, 4001);
+    let (message, code, _) = closed(&[init("nonsense", "")]);
+    assert_eq!((message, code), (json!({ "type": "error", "message": "nonsense-* runtime is unknown" }), 4002));
+    assert_eq!(closed(&[data("x")]).1, 4003);
+    assert_eq!(closed(&[sleeper.clone(), stdout]).1, 4004);
+    assert_eq!(closed(&[sleeper, json!({ "type": "signal", "signal": "SIGNOT" })]).1, 4005);
+}

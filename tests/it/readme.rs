@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::Server;
+use crate::support::{Server, pypi};
 
 const README: &str = include_str!("../../README.md");
 const ADDRESS: &str = "http://127.0.0.1:8080";
@@ -74,6 +74,24 @@ fn steps() {
     assert_eq!((&results[1]["stdout"], &results[1]["verdict"]), (&json!("1\n2\n3\n"), &json!("Accepted")), "{steps}");
     assert_eq!(results[2]["stdout"], "always\n");
     assert_eq!(pipes["results"][0]["stderr"], "42\n", "{pipes}");
+}
+
+#[test]
+fn follow_a_task_and_talk_to_it() {
+    let server = Server::start_open();
+    let [follow] = curls("Follow a task, and talk to it")[..] else { panic!("one request") };
+    // What is shown below it is its answer.
+    let (command, shown) = follow.split_once("\nevent: ").unwrap();
+    let told = output("bash", "-c", command, &server);
+    let (first, _) = shown.split_once('…').unwrap();
+    assert!(told.starts_with(&format!("event: {first}")), "{told}");
+    assert!(told.ends_with("event: done\ndata: {}\n\n"), "{told}");
+    let python = pypi::python("websockets", &["websockets==15.0.1"]);
+    let [program] = blocks("Follow a task, and talk to it", "python")[..] else { panic!("one program") };
+    let program = program.replace("ws://127.0.0.1:8080", &server.url().replace("http", "ws"));
+    let shown = output(python.to_str().unwrap(), "-c", &program, &server);
+    assert!(shown.starts_with("queued\nstarted\n") && shown.contains("/dev/pts/0"), "{shown}");
+    assert!(shown.ends_with("result\ndone\n"), "{shown}");
 }
 
 #[test]

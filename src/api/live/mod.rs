@@ -8,6 +8,7 @@
 //! otherwise broke.
 
 mod event;
+mod hand;
 mod outbox;
 mod socket;
 pub mod sse;
@@ -25,9 +26,10 @@ use super::execute::saturated;
 use crate::execution::{Ended, Hands, Planned};
 use crate::scheduler::{Client, RETRY_AFTER};
 pub use event::Told;
+pub use hand::{Hand, start_in_hand};
 pub use outbox::Entry;
 use outbox::Outbox;
-pub use socket::{__path_live, live};
+pub use socket::{__path_live, MESSAGE, READ_PATIENCE, hear_out, live};
 
 /// Who asks, as the middleware knows.
 pub struct Asking {

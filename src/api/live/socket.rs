@@ -1,6 +1,5 @@
 //! GET /execute/live: one task over a WebSocket (RFC 6455), which can be talked to while it runs.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,38 +11,35 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_
 use axum::http::HeaderMap;
 use axum::response::Response;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
-use rustix::pipe::{PipeFlags, pipe_with};
+use futures_util::{SinkExt, Stream, StreamExt};
 use serde::Deserialize;
-use tokio::io::AsyncWriteExt;
-use tokio::net::unix::pipe::Sender;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::Instrument;
 
+use super::hand::{Hand, TYPED, start_in_hand};
 use super::{Asking, Entry, Running, Told};
 use crate::api::buffers::Held;
 use crate::api::connections::Kept;
 use crate::api::error::{ApiError, ErrorBody, NotAdmitted};
 use crate::api::execute::{hold_output, offers, parse_object, parsed_size};
 use crate::api::{App, Owner, cors};
-use crate::execution::{Hands, Planned};
+use crate::execution::Planned;
 use crate::scheduler::Client;
 use crate::task::{Content, TaskRequest, Window, Word, signal_number};
 
 /// Bytes of a message. Larger files come by blobs.
-const MESSAGE: usize = 1 << 20;
+pub const MESSAGE: usize = TYPED;
 /// How long the first message may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// So often a client of which nothing is told is asked whether it is there.
 const ALIVE: Duration = Duration::from_secs(15);
 /// How long a client may leave what it is told unread.
-const READ_PATIENCE: Duration = Duration::from_secs(60);
-/// Words that wait for the task's runner.
-const WORDS: usize = 64;
-/// What a terminal takes for the end of a line of input, where the program lets it (termios(3), VEOF).
-const END_OF_FILE: u8 = 4;
-
+pub const READ_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to close its side of what is over.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Refusals that wait to be told.
+const REFUSALS: usize = 16;
 /// The first message: what to run.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -149,42 +145,38 @@ async fn talk(app: &Arc<App>, asking: Asking, mut socket: WebSocket) {
         Ok(talking) => talking,
         Err(None) => return,
         Err(Some(error)) => {
-            let (mut sink, _) = socket.split();
+            let (mut sink, mut stream) = socket.split();
             let told = Told::from(Entry::End(Err(error)));
             let _ = say(&mut sink, told, held).await;
-            return close(&mut sink, close_code::POLICY).await;
+            close(&mut sink, close_code::POLICY).await;
+            return hear_out(&mut stream).await;
         }
     };
     let Talking { running, hand } = talking;
-    let (mut sink, stream) = socket.split();
-    let (refuse, mut refusals) = mpsc::channel(WORDS);
-    tokio::select! {
-        () = listen(stream, hand, refuse) => {}
-        () = tell(&mut sink, &running, &mut refusals, held) => {}
-    }
+    let (mut sink, mut stream) = socket.split();
+    let (refuse, mut refusals) = mpsc::channel(REFUSALS);
+    let is_there = tokio::select! {
+        () = listen(&mut stream, hand, refuse) => false,
+        () = tell(&mut sink, &running, &mut refusals, held) => true,
+    };
     // Its tasks end with it.
     drop(running);
+    if is_there {
+        hear_out(&mut stream).await;
+    }
+}
+
+/// Waits for a client that was told of the end to close its side: a connection that is closed with bytes unread takes what was
+/// said last along.
+pub async fn hear_out<T, E>(stream: &mut (impl Stream<Item = Result<T, E>> + Unpin)) {
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    let _ = timeout(LAST_WORDS, rest).await;
 }
 
 /// A task under way, and what can be said to it.
 struct Talking {
     running: Running,
     hand: Hand,
-}
-
-/// What the client has in hand of its task.
-struct Hand {
-    stdin: mpsc::UnboundedSender<Typed>,
-    words: mpsc::Sender<Word>,
-    cancel: Option<oneshot::Sender<()>>,
-    /// Bytes of standard input that may still come before the task has read some.
-    room: Arc<Semaphore>,
-    has_terminal: bool,
-}
-
-enum Typed {
-    Bytes(Bytes),
-    End,
 }
 
 /// Takes the first message. None: the client went away.
@@ -215,41 +207,15 @@ async fn start(app: &Arc<App>, asking: Asking, first: &[u8]) -> Result<Talking, 
     let planned =
         Planned::live(&app.engine, task, &offers(app)?).map_err(|error| ApiError::Invalid(error.to_string()))?;
     hold_output(&mut held, planned.output(), 1)?;
-    let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(|_| ApiError::Internal)?;
-    // Its own to open, as /dev/stdin is.
-    rustix::fs::fchmod(&reader, rustix::fs::Mode::from_raw_mode(0o666)).map_err(|_| ApiError::Internal)?;
-    let (words, hears) = mpsc::channel(WORDS);
-    let (stdin, typed) = mpsc::unbounded_channel();
-    let room = Arc::new(Semaphore::new(MESSAGE));
-    let (cancel, cancelled) = oneshot::channel();
-    let hands = Hands { stdin: reader, words: hears, cancelled };
-    let running = Running::start(app, asking, planned, held, Some(hands)).await?;
-    tokio::spawn(type_in(writer, typed, room.clone(), has_terminal));
-    Ok(Talking { running, hand: Hand { stdin, words, cancel: Some(cancel), room, has_terminal } })
-}
-
-/// Writes what the client sends into the task's standard input, until the client or the task has enough.
-async fn type_in(pipe: OwnedFd, mut typed: mpsc::UnboundedReceiver<Typed>, room: Arc<Semaphore>, has_terminal: bool) {
-    let Ok(mut pipe) = Sender::from_owned_fd(pipe) else { return };
-    // A task that reads no more is none the worse for it; what is sent then is dropped.
-    let mut is_read = true;
-    while let Some(typed) = typed.recv().await {
-        match typed {
-            Typed::Bytes(bytes) => {
-                is_read = is_read && pipe.write_all(&bytes).await.is_ok();
-                room.add_permits(bytes.len());
-            }
-            Typed::End if has_terminal => is_read = is_read && pipe.write_all(&[END_OF_FILE]).await.is_ok(),
-            Typed::End => break,
-        }
-    }
+    let (running, hand) = start_in_hand(app, asking, planned, held, has_terminal).await?;
+    Ok(Talking { running, hand })
 }
 
 /// Hears the client until it goes away.
-async fn listen(mut stream: SplitStream<WebSocket>, mut hand: Hand, refuse: mpsc::Sender<ApiError>) {
+async fn listen(stream: &mut SplitStream<WebSocket>, mut hand: Hand, refuse: mpsc::Sender<ApiError>) {
     while let Some(Ok(message)) = stream.next().await {
         let heard = match message {
-            Message::Text(text) => hand.take(text.as_bytes()).await,
+            Message::Text(text) => take(&mut hand, text.as_bytes()).await,
             Message::Binary(_) => Err(not_text()),
             Message::Ping(_) | Message::Pong(_) => Ok(()),
             Message::Close(_) => break,
@@ -266,44 +232,24 @@ fn not_text() -> ApiError {
     ApiError::Invalid("messages are JSON, in text frames; bytes come as {\"stdin\": {\"base64\": …}}".into())
 }
 
-impl Hand {
-    /// # Errors
-    /// What makes no sense, and then changed nothing.
-    async fn take(&mut self, message: &[u8]) -> Result<(), ApiError> {
-        match parse_object(message)? {
-            Saying::Stdin(Content::Bytes(bytes)) => {
-                if self.stdin.is_closed() {
-                    return Err(ApiError::Invalid("stdin: it was ended by {\"eof\": true}".into()));
-                }
-                // What the task does not read holds up what comes after it.
-                if let Ok(room) = self.room.acquire_many(bytes.len() as u32).await {
-                    room.forget();
-                    let _ = self.stdin.send(Typed::Bytes(bytes.to_vec().into()));
-                }
-                Ok(())
-            }
-            Saying::Stdin(_) => Err(ApiError::Invalid("stdin: expected text or base64".into())),
-            Saying::Eof(True) => {
-                let _ = self.stdin.send(Typed::End);
-                Ok(())
-            }
-            Saying::Signal(signal) => self.say(Word::Signal(signal.number()?)).await,
-            Saying::Resize(_) if !self.has_terminal => {
-                Err(ApiError::Invalid("resize: the task has no terminal; ask for one with \"tty\"".into()))
-            }
-            Saying::Resize(window) => self.say(Word::Resize(window)).await,
-            Saying::Cancel(True) => {
-                self.cancel.take().map(|cancel| cancel.send(()));
-                self.say(Word::Cancel).await
-            }
+/// # Errors
+/// What makes no sense, and then changed nothing.
+async fn take(hand: &mut Hand, message: &[u8]) -> Result<(), ApiError> {
+    match parse_object(message)? {
+        Saying::Stdin(Content::Bytes(bytes)) => match hand.write(bytes.to_vec().into()).await {
+            true => {}
+            false => return Err(ApiError::Invalid("stdin: it was ended by {\"eof\": true}".into())),
+        },
+        Saying::Stdin(_) => return Err(ApiError::Invalid("stdin: expected text or base64".into())),
+        Saying::Eof(True) => hand.end_input(),
+        Saying::Signal(signal) => hand.say(Word::Signal(signal.number()?)).await,
+        Saying::Resize(_) if !hand.has_terminal() => {
+            return Err(ApiError::Invalid("resize: the task has no terminal; ask for one with \"tty\"".into()));
         }
+        Saying::Resize(window) => hand.say(Word::Resize(window)).await,
+        Saying::Cancel(True) => hand.cancel().await,
     }
-
-    /// A task that has ended hears nothing.
-    async fn say(&self, word: Word) -> Result<(), ApiError> {
-        let _ = self.words.send(word).await;
-        Ok(())
-    }
+    Ok(())
 }
 
 /// Tells the client what happens until all was told.
@@ -360,5 +306,4 @@ async fn say(sink: &mut SplitSink<WebSocket, Message>, told: Told, held: Held) -
 async fn close(sink: &mut SplitSink<WebSocket, Message>, code: u16) {
     let frame = CloseFrame { code, reason: "".into() };
     let _ = timeout(READ_PATIENCE, sink.send(Message::Close(Some(frame)))).await;
-    let _ = timeout(READ_PATIENCE, sink.close()).await;
 }

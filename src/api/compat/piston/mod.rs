@@ -1,4 +1,6 @@
-//! Piston's runtimes, execute and packages, below `/api/v2`.
+//! Piston's runtimes, execute, packages and connect, below `/api/v2`.
+
+mod connect;
 
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     let router = both(router, "/api/v2/runtimes", get(runtimes));
     let router = both(router, "/api/v2/execute", post(execute));
     let router = both(router, "/api/v2/packages", get(packages).post(install).delete(uninstall));
+    let router = both(router, "/api/v2/connect", get(connect::connect));
     let admitted = router.layer(from_fn_with_state(app.clone(), admission::admit));
     admitted.layer(map_response(as_piston_tells))
 }

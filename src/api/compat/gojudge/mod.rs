@@ -1,4 +1,6 @@
-//! go-judge's REST API below `/go-judge`: runs, and its file store.
+//! go-judge's REST API below `/go-judge`: runs, also over a WebSocket, and its file store.
+
+mod socket;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use super::kept::{Kept, Names};
 use super::upload::{self, Uploaded};
 use super::{Caller, ErrorText, Orders, Waits, both, percent_encoded, run_orders};
 use crate::api::answer::{Texts, json_answer};
+use crate::api::buffers::Held;
 use crate::api::error::ApiError;
 use crate::api::execute::offers;
 use crate::api::{App, Owner, admission, blobs};
@@ -29,6 +32,7 @@ const BASE: &str = "/go-judge";
 
 pub(super) fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     let router = both(Router::new(), &format!("{BASE}/run"), post(run));
+    let router = both(router, &format!("{BASE}/ws"), get(socket::connect));
     let router = both(router, &format!("{BASE}/file"), get(list).post(upload_file));
     let router = both(router, &format!("{BASE}/file/{{id}}"), get(download).delete(remove));
     let files: Files = Names::new();
@@ -69,6 +73,19 @@ async fn run(
     caller: Caller,
     body: Body,
 ) -> Result<Response, ApiError> {
+    match run_all(&app, &files, caller, body).await? {
+        Ok((all, held)) => json_answer(held, all),
+        Err(Refusal(message)) => Ok((StatusCode::BAD_REQUEST, Json(message)).into_response()),
+    }
+}
+
+/// Runs the commands of a request.
+async fn run_all(
+    app: &Arc<App>,
+    files: &Files,
+    caller: Caller,
+    body: Body,
+) -> Result<Result<(All, Held), Refusal>, ApiError> {
     let (Owner(owner), kept) = (caller.1.0.clone(), files.clone());
     let read = move |app: &App, owner: &str, body: &[u8]| {
         let mut failure = None;
@@ -87,13 +104,13 @@ async fn run(
         let offers = offers(app)?;
         Ok(order.map(|gojudge::Order { tasks, connect, known }| Orders { tasks, connect, offers, known }))
     };
-    let (known, results, held) = match run_orders(&app, caller, body, Waits::ForDisk, read).await? {
+    let (known, results, held) = match run_orders(app, caller, body, Waits::ForDisk, read).await? {
         Ok(ran) => ran,
-        Err(Refusal(message)) => return Ok((StatusCode::BAD_REQUEST, Json(message)).into_response()),
+        Err(refusal) => return Ok(Err(refusal)),
     };
     let Some(results) = results else {
         let faults = known.iter().map(|_| Ran::of_a_fault("Faber could not run it"));
-        return json_answer(held, All(faults.collect()));
+        return Ok(Ok((All(faults.collect()), held)));
     };
     let mut all = Vec::new();
     for (known, result) in known.into_iter().zip(results) {
@@ -102,17 +119,17 @@ async fn run(
             result.files.iter().flatten().filter_map(|(_, file)| file.blob.clone()?.try_into().ok()).collect();
         let (mut ran, cached) = Ran::of(known, result);
         for Cached { name, file } in cached {
-            let id = keep(&app, &files, &owner, &name, file.blob, file.text.or(file.base64)).await?;
+            let id = keep(app, files, &owner, &name, file.blob, file.text.or(file.base64)).await?;
             ran.file_ids.insert(name, id);
         }
         for blob in blobs {
             if !files.has(&owner, &blob) {
-                blobs::take_out(&app, owner.clone(), blob).await?;
+                blobs::take_out(app, owner.clone(), blob).await?;
             }
         }
         all.push(ran);
     }
-    json_answer(held, All(all))
+    Ok(Ok((All(all), held)))
 }
 
 /// Makes a file that a program left one of the store.
