@@ -7,6 +7,7 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
+use memchr::{memchr, memchr2};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -225,18 +226,29 @@ pub async fn beside<T: Send + 'static>(
 /// body of empty strings takes eight times its size.
 pub fn parsed_size(body: &[u8]) -> u64 {
     let (mut values, mut objects) = (0, 0);
-    let (mut is_string, mut is_escaped) = (false, false);
-    for byte in body {
-        match byte {
-            _ if is_escaped => is_escaped = false,
-            b'\\' => is_escaped = is_string,
-            b'"' => is_string = !is_string,
-            b',' | b':' | b'[' if !is_string => values += 1,
-            b'{' if !is_string => objects += 1,
-            _ => {}
+    let mut count = |between: &[u8]| {
+        values += between.iter().filter(|byte| matches!(byte, b',' | b':' | b'[')).count() as u64;
+        objects += between.iter().filter(|byte| **byte == b'{').count() as u64;
+    };
+    let mut rest = body;
+    while let Some(start) = memchr(b'"', rest) {
+        count(&rest[..start]);
+        rest = after_string(&rest[start + 1..]);
+    }
+    count(rest);
+    body.len() as u64 + values * VALUE_BYTES + objects * OBJECT_BYTES
+}
+
+/// What comes after a string that has begun.
+fn after_string(mut rest: &[u8]) -> &[u8] {
+    while let Some(at) = memchr2(b'"', b'\\', rest) {
+        let is_end = rest[at] == b'"';
+        rest = rest.get(at + if is_end { 1 } else { 2 }..).unwrap_or_default();
+        if is_end {
+            return rest;
         }
     }
-    body.len() as u64 + values * VALUE_BYTES + objects * OBJECT_BYTES
+    &[]
 }
 
 /// The body must be JSON, as it is.
@@ -349,6 +361,7 @@ mod tests {
         let beyond = |body: &str| parsed_size(body.as_bytes()) - body.len() as u64;
         assert_eq!(beyond(r#"["","",""]"#), 3 * VALUE_BYTES);
         assert_eq!(beyond(r#"{"a,b:{[":"\\\",{"}"#), VALUE_BYTES + OBJECT_BYTES);
+        assert_eq!([beyond(r#"{"a\"#), beyond(r#"["a,["#), beyond("\"")], [OBJECT_BYTES, VALUE_BYTES, 0]);
     }
 
     #[test]

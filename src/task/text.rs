@@ -54,6 +54,8 @@ pub enum TextSchema {
     },
 }
 
+/// So much of a text is looked at together.
+const PLAIN: usize = 512;
 /// What of a text is put into words at once, in bytes: divisible by three, so that base64 has no padding between.
 const PART: usize = 12 << 10;
 
@@ -153,12 +155,26 @@ fn write_lossy(part: &[u8], is_last: bool, json: &mut Vec<u8>) -> usize {
     told
 }
 
+/// Most text has nothing that is written otherwise, which is seen at many bytes at once.
 fn escape(text: &str, json: &mut Vec<u8>) {
-    let start = json.len();
-    // Writing into memory does not fail.
-    if serde_json::to_writer(&mut *json, text).is_ok() {
-        json.remove(start);
-        json.pop();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let mut end = rest.len().min(PLAIN);
+        while !rest.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (part, after) = rest.split_at(end);
+        if part.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')) {
+            json.extend_from_slice(part.as_bytes());
+        } else {
+            let start = json.len();
+            // Writing into memory does not fail.
+            if serde_json::to_writer(&mut *json, part).is_ok() {
+                json.remove(start);
+                json.pop();
+            }
+        }
+        rest = after;
     }
 }
 
