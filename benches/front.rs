@@ -94,8 +94,11 @@ fn serve(requests: u64) {
         let done = tokio::task::spawn_blocking(move || client.join().unwrap());
         let engine = Arc::new(Engine::new(&config, scheduler, spool, None));
         let (_, no_pings) = tokio::sync::mpsc::channel(1);
+        let bounds = faber::sessions::Bounds { count: 0, per_owner: 0, memory: 0 };
+        let sessions = faber::api::Sessions::new(bounds, engine.scheduler.clone(), Box::new(|_| ()));
+        let beside = faber::api::Beside { jobs: None, sessions };
         let served =
-            faber::api::serve(listener, faber::api::Live::new(config), catalog, engine, None, no_pings, async {
+            faber::api::serve(listener, faber::api::Live::new(config), catalog, engine, beside, no_pings, async {
                 done.await.unwrap()
             });
         served.await.unwrap();

@@ -26,4 +26,5 @@ mod restart;
 pub mod runner;
 pub mod sandbox;
 pub mod scheduler;
+pub mod sessions;
 pub mod task;

@@ -7,6 +7,7 @@ mod common;
 mod breakdown;
 mod cases;
 mod compare;
+mod live;
 mod load;
 mod others;
 mod plot;
@@ -100,6 +101,7 @@ fn main() {
     cases::all(&mut run, &server);
     breakdown::breakdown(&mut run, &server);
     transfer::all(&mut run, &server);
+    live::all(&mut run, &server);
     load::all(&mut run, &server);
     server::all(&mut run, &server);
     drop(server);

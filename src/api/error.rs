@@ -78,6 +78,8 @@ pub enum ApiError {
     Unsatisfiable(String),
     #[error("{0}")]
     NotHere(String),
+    #[error("{0}")]
+    Gone(String),
     #[error("All capacity is in use, please try again later")]
     Saturated { retry_after: Duration },
 }
@@ -104,6 +106,7 @@ impl ApiError {
             Self::OtherBody(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency conflict"),
             Self::NoRoom(_) => (StatusCode::INSUFFICIENT_STORAGE, "Insufficient storage"),
             Self::Unsatisfiable(_) => (StatusCode::RANGE_NOT_SATISFIABLE, "Range not satisfiable"),
+            Self::Gone(_) => (StatusCode::GONE, "Gone"),
             Self::NotHere(_) => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
             Self::Saturated { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
         }

@@ -299,7 +299,7 @@ pub fn parse_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 /// The tasks of a body that is one, each with something to run.
-fn parse(body: &[u8], max_tasks: usize) -> Result<ExecuteRequest, ApiError> {
+pub fn parse(body: &[u8], max_tasks: usize) -> Result<ExecuteRequest, ApiError> {
     let invalid = |details: String| Err(ApiError::Invalid(details));
     let request: ExecuteRequest = parse_object(body)?;
     let tasks = &request.tasks;

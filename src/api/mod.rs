@@ -28,6 +28,7 @@ mod openapi;
 mod pace;
 mod presence;
 mod rate_limit;
+mod sessions;
 
 use std::future::Future;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -43,6 +44,7 @@ use crate::config::Config;
 use crate::execution::Engine;
 use crate::image::Catalog;
 pub use crate::jobs::Jobs;
+pub use crate::sessions::Sessions;
 use buffers::Buffers;
 pub use connections::Ping;
 use connections::{InFlight, Shares};
@@ -63,6 +65,7 @@ struct App {
     in_flight: InFlight,
     /// None where there is no place for them.
     jobs: Option<Arc<Jobs>>,
+    sessions: Arc<Sessions>,
 }
 
 impl App {
@@ -107,7 +110,14 @@ impl Live {
 #[derive(Debug, Clone)]
 struct Owner(String);
 
-/// `jobs` come with who sends their callbacks. Serves until `shutdown` is done, every request that was taken is answered, and no job runs; answers pings until `shutdown` is done.
+/// What a server has beside what runs tasks.
+pub struct Beside {
+    /// With who sends their callbacks. None where there is no place for them.
+    pub jobs: Option<(Arc<Jobs>, Arc<Sender>)>,
+    pub sessions: Arc<Sessions>,
+}
+
+/// Jobs come with who sends their callbacks. Serves until `shutdown` is done, every request that was taken is answered, and no job runs; answers pings until `shutdown` is done.
 ///
 /// # Errors
 /// When the listener cannot be used.
@@ -116,7 +126,7 @@ pub async fn serve(
     live: Live,
     catalog: Catalog,
     engine: Arc<Engine>,
-    jobs: Option<(Arc<Jobs>, Arc<Sender>)>,
+    Beside { jobs, sessions }: Beside,
     pings: mpsc::Receiver<Ping>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
@@ -129,7 +139,7 @@ pub async fn serve(
     let proxies = &config.server.trusted_proxies;
     let shares = (Shares::new(config.server.connections_per_ip.get(), proxies), Linger::new(proxies));
     let (jobs, sender) = jobs.unzip();
-    let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone(), jobs };
+    let app = App { live, catalog, engine, buffers, in_flight: in_flight.clone(), jobs, sessions };
     let app = Arc::new(app);
     if let (Some(jobs), Some(sender)) = (app.jobs.clone(), sender) {
         tokio::spawn(jobs::run(app.clone(), jobs.clone()));

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::{App, blobs, execute, health, images, jobs, judge, live};
+use super::{App, blobs, execute, health, images, jobs, judge, live, sessions};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -26,6 +26,7 @@ use super::{App, blobs, execute, health, images, jobs, judge, live};
         (name = "Task Execution", description = "Running tasks"),
         (name = "Images", description = "What tasks can run in"),
         (name = "Jobs", description = "Tasks and judgements whose answers are fetched later"),
+        (name = "Sessions", description = "Containers that stay, and what is run in them"),
         (name = "Blobs", description = "Bytes by their digest, for tasks to take and to leave"),
     )
 )]
@@ -50,13 +51,24 @@ pub(super) fn execute_route() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(images::languages))
         .routes(routes!(jobs::submit, jobs::list))
         .routes(routes!(jobs::get, jobs::delete))
+        .routes(routes!(sessions::create, sessions::list))
+        .routes(routes!(sessions::get, sessions::delete))
+        .routes(routes!(sessions::run))
+        .routes(routes!(sessions::list_files))
+        .routes(routes!(sessions::get_file, sessions::put_file, sessions::delete_file))
+        .routes(routes!(sessions::snapshot))
         .routes(routes!(blobs::put))
         .routes(routes!(blobs::put_named, blobs::get, blobs::head, blobs::delete))
 }
 
 /// All routes, with the document that describes them.
 pub(super) fn routes(execute: OpenApiRouter<Arc<App>>) -> (Router<Arc<App>>, Document) {
-    OpenApiRouter::with_openapi(Base::openapi()).routes(routes!(health::health)).merge(execute).split_for_parts()
+    let (router, mut document) =
+        OpenApiRouter::with_openapi(Base::openapi()).routes(routes!(health::health)).merge(execute).split_for_parts();
+    // What takes the rest of a path is a parameter like any other there.
+    let paths = std::mem::take(&mut document.paths.paths);
+    document.paths.paths = paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
+    (router, document)
 }
 
 /// The document alone.

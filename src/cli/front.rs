@@ -13,7 +13,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, oneshot};
 
 use super::log;
-use crate::api::{Live, Ping};
+use crate::api::{Beside, Live, Ping};
 use crate::artifact::Spool;
 use crate::blobs::{self, Blobs};
 use crate::callbacks::Sender;
@@ -25,6 +25,7 @@ use crate::jobs::{self, Jobs, OpenError};
 use crate::keeper::wire::{self, Message, Word};
 use crate::sandbox::confine::{self, Confined, Reach};
 use crate::scheduler::{Capacity, Scheduler, Shares, Stall};
+use crate::sessions::{self, Change, Sessions};
 
 /// What remains to be sent when every task has been ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -119,6 +120,7 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         tokio::spawn(sweep_jobs(jobs.clone()));
     }
     let engine = Arc::new(Engine::new(&config, scheduler.clone(), spool, blobs));
+    let sessions = open_sessions(&config, &scheduler, keeper.try_clone()?);
     let sender = Arc::new(Sender::default());
     let grace = config.server.shutdown_grace.0;
     let live = Live::new(config);
@@ -129,10 +131,10 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         move || listen(&keeper, &Renewed { live, engine, scheduler, sender }, &runtime, &drain, &ping)
     });
     let (begin, begun) = oneshot::channel();
-    let served =
-        crate::api::serve(listener, live, catalog, engine, jobs.clone().map(|jobs| (jobs, sender)), pings, async {
-            let _ = begun.await;
-        });
+    let beside = Beside { jobs: jobs.clone().map(|jobs| (jobs, sender)), sessions };
+    let served = crate::api::serve(listener, live, catalog, engine, beside, pings, async {
+        let _ = begun.await;
+    });
     tokio::pin!(served);
     tokio::select! {
         ended = &mut served => return Ok(ended?),
@@ -146,6 +148,24 @@ async fn serve(keeper: UnixStream, config: Config, memory_pressure: Option<PathB
         let _ = tokio::time::timeout(LAST_ANSWERS, &mut served).await;
     }
     Ok(())
+}
+
+fn open_sessions(config: &Config, scheduler: &Arc<Scheduler>, keeper: UnixStream) -> Arc<Sessions> {
+    let crate::config::Sessions { count, per_key, .. } = &config.sessions;
+    // The other half is for everybody else's tasks, whatever sessions there are.
+    let memory = config.memory_budget() / 2;
+    let bounds = sessions::Bounds { count: usize::from(*count), per_owner: usize::from(*per_key), memory };
+    let pool = move |change| {
+        // A keeper that is gone is seen by who listens to it.
+        let _ = wire::say(
+            &keeper,
+            match change {
+                Change::More => Word::More,
+                Change::Fewer => Word::Fewer,
+            },
+        );
+    };
+    Sessions::new(bounds, scheduler.clone(), Box::new(pool))
 }
 
 fn shares(config: &Config) -> Shares {

@@ -124,6 +124,7 @@ fn plan(args: ServeArgs, mut config: Config) -> anyhow::Result<Plan> {
         config: serde_json::to_string(&config)?,
         shutdown_grace: config.server.shutdown_grace.0,
         slots: config.slots(),
+        sessions: config.sessions.count as usize,
         spool: config.spool(),
         sender: config.sender(),
         runner,

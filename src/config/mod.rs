@@ -32,6 +32,7 @@ pub struct Config {
     pub archives: Archives,
     pub blobs: Blobs,
     pub jobs: Jobs,
+    pub sessions: Sessions,
     pub cache: Cache,
     pub judge: Judge,
     pub compat: Compat,
@@ -184,6 +185,18 @@ pub struct Jobs {
     pub callback_attempts: u32,
     /// Who is asked for the addresses of their names.
     pub name_server: callbacks::NameServer,
+}
+
+/// Containers that stay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    pub count: u16,
+    pub per_key: u16,
+    pub idle_timeout: Span,
+    pub max_idle_timeout: Span,
+    pub lifetime: Span,
+    pub max_lifetime: Span,
 }
 
 /// What compilations, and steps that ask for it, leave for the next time.

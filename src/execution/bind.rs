@@ -48,9 +48,11 @@ impl Engine {
             false => Ok(Vec::new()),
         };
         match (&job.compile, is_compilation) {
-            (Some(compile), true) => {
-                Ok(Bound { task: sources.task((**compile).clone())?, archives: archives(true)?, cache: true })
-            }
+            (Some(compile), true) => Ok(Bound {
+                task: sources.task((**compile).clone())?,
+                archives: archives(true)?,
+                cache: planned.session.is_none(),
+            }),
             (compile, _) => {
                 let mut task = sources.task(job.run.clone())?;
                 if compile.is_some() {
@@ -64,7 +66,7 @@ impl Engine {
                     }
                 }
                 let archives = archives(compile.is_none())?;
-                Ok(Bound { task, archives, cache: planned_task.request.cache })
+                Ok(Bound { task, archives, cache: planned_task.request.cache && planned.session.is_none() })
             }
         }
     }

@@ -14,6 +14,7 @@ mod cache;
 mod follow;
 mod verdict;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::future;
@@ -25,9 +26,10 @@ use crate::artifact::{Artifact, Spool};
 use crate::blobs::Blobs;
 use crate::config::Config;
 use crate::graph::{Connection, Plan, PlanError};
-use crate::scheduler::{Admission, Asker, Finished, QueueTimeout, Saturated, Scheduler, Submission};
+use crate::scheduler::{Admission, Asker, Finished, Hosted, QueueTimeout, Saturated, Scheduler, Submission};
 use crate::task::{
-    Bounds, Content, Expect, ImageName, Job, Offer, Outcome, Report, Status, Task, TaskRequest, TaskResult, Verdict,
+    Bounds, Content, Expect, ImageName, Job, Limits, Offer, Outcome, Report, ResourceLimits, Status, Task, TaskRequest,
+    TaskResult, Verdict, WORKSPACE_BYTES,
 };
 pub use answer::{Room, tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
@@ -57,6 +59,19 @@ pub struct Planned {
     graph: crate::graph::Graph,
     /// The tasks whose compilations are steps behind the tasks'.
     compilations: Vec<usize>,
+    /// Where they run, if not in containers of their own.
+    session: Option<Arc<Hosted>>,
+}
+
+/// The session that tasks run in.
+pub struct Within<'a> {
+    pub hosted: Arc<Hosted>,
+    pub image: &'a ImageName,
+    /// Of the whole.
+    pub limits: &'a Limits,
+    /// Of each task, where that says nothing itself.
+    pub defaults: &'a ResourceLimits,
+    pub env: &'a BTreeMap<String, String>,
 }
 
 /// One of its tasks.
@@ -176,6 +191,47 @@ impl Planned {
         Ok(planned)
     }
 
+    /// Tasks that run in a session, in its workspace and beside its processes.
+    ///
+    /// # Errors
+    /// What makes no sense, before anything runs.
+    pub fn in_session(
+        engine: &Engine,
+        mut requests: Vec<TaskRequest>,
+        connect: &[[String; 2]],
+        offers: &[Offer],
+        within: Within<'_>,
+    ) -> Result<Self, PlanError> {
+        let refusals: Vec<Option<String>> =
+            requests.iter().map(|request| not_for_a_session(request, within.image)).collect();
+        for request in &mut requests {
+            request.image = Some(within.image.to_string());
+            request.resource_limits = Some(request.resource_limits.take().unwrap_or_default().or(within.defaults));
+            for (name, value) in within.env {
+                request.env.entry(name.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        let mut planned = Self::new(engine, requests, connect, offers)?;
+        for (task, refusal) in planned.tasks.iter_mut().zip(refusals) {
+            if let Some(reason) = refusal {
+                task.job = Err(reason);
+            }
+            let Ok(job) = &mut task.job else { continue };
+            for task in job.compile.as_deref_mut().into_iter().chain([&mut job.run]) {
+                task.limits.memory = task.limits.memory.min(within.limits.memory);
+                task.limits.processes = task.limits.processes.min(within.limits.processes);
+                // The workspace is the session's.
+                task.limits.workspace = WORKSPACE_BYTES;
+            }
+            if let Some(compile) = &mut job.compile {
+                // It is there already, with everything else.
+                compile.outputs.globs.clear();
+            }
+        }
+        planned.session = Some(within.hosted);
+        Ok(planned)
+    }
+
     /// One task that is in its client's hands.
     ///
     /// # Errors
@@ -219,7 +275,7 @@ impl Planned {
             }
             PlannedTask { request: told, job }
         });
-        Ok(Self { tasks: tasks.collect(), plan, graph, compilations })
+        Ok(Self { tasks: tasks.collect(), plan, graph, compilations, session: None })
     }
 
     /// Bytes: the output that its tasks may write, and that is held until it is told.
@@ -335,7 +391,10 @@ impl Engine {
         room: &mut Room<'_>,
         following: Option<&Following<'_>>,
     ) -> Result<Ended, Saturated> {
-        let admission = self.scheduler.admit(asker, planned.steps())?;
+        let admission = match &planned.session {
+            Some(session) => self.scheduler.admit_to(asker.client, session.clone()),
+            None => self.scheduler.admit(asker, planned.steps())?,
+        };
         let mut told = vec![false; planned.tasks.len()];
         let mut ends: Vec<Option<End>> = vec![None; planned.tasks.len() + planned.compilations.len()];
         let mut running = FuturesUnordered::new();
@@ -552,6 +611,21 @@ pub struct Pipe {
     pub stream: crate::task::Stream,
     pub to: usize,
     pub record: bool,
+}
+
+/// What of a task is the session's to say.
+fn not_for_a_session(request: &TaskRequest, image: &ImageName) -> Option<String> {
+    let limits = request.resource_limits.as_ref();
+    match () {
+        () if request.image.as_deref().is_some_and(|asked| asked != image.as_str()) => {
+            Some(format!("the session is of the image {image}"))
+        }
+        () if limits.is_some_and(|limits| limits.workspace_limit.is_some()) => {
+            Some("workspace_limit is the session's: POST /sessions takes it".into())
+        }
+        () if limits.is_some_and(|limits| limits.cpus.is_some()) => Some("cpus is not for a session's tasks".into()),
+        () => None,
+    }
 }
 
 fn none_starts(planned: &Planned, unit: &[usize], step: usize, reason: &str) -> Vec<(usize, End)> {

@@ -28,6 +28,10 @@ pub struct Front {
     started: Instant,
     /// It has said that tasks can be taken.
     is_ready: bool,
+    /// Runners that are sessions'.
+    pub sessions: usize,
+    /// As many as there may be.
+    most: usize,
     has_answered: bool,
     /// A ping has no answer yet, for so many pings' times.
     awaited: Option<u32>,
@@ -39,7 +43,7 @@ pub struct Front {
 impl Front {
     /// # Errors
     /// When no process can be started.
-    pub fn start(start: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<Self> {
+    pub fn start(start: &Message, fds: &[BorrowedFd<'_>], most: usize) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         let child = Child::start("front", theirs)?;
         let now = Instant::now();
@@ -48,6 +52,8 @@ impl Front {
             socket,
             started: now,
             is_ready: false,
+            sessions: 0,
+            most,
             has_answered: false,
             awaited: None,
             // Answered as soon as it serves.
@@ -80,9 +86,9 @@ impl Front {
         }
     }
 
-    /// Its socket, while there is something to hear.
+    /// Its socket, while it lives.
     pub fn awaited(&self) -> Option<&UnixStream> {
-        (!self.is_over && (!self.is_ready || self.awaited.is_some())).then_some(&self.socket)
+        (!self.is_over).then_some(&self.socket)
     }
 
     /// Reads what it says. Whether it says for the first time that tasks can be taken.
@@ -103,6 +109,8 @@ impl Front {
             match word {
                 Some(Word::Ready) if !self.is_ready => (self.is_ready, is_news) = (true, true),
                 Some(Word::Serving) if self.awaited.is_some() => (self.awaited, self.has_answered) = (None, true),
+                Some(Word::More) if self.sessions < self.most => self.sessions += 1,
+                Some(Word::Fewer) if self.sessions > 0 => self.sessions -= 1,
                 _ => {
                     self.give_up("it speaks out of turn");
                     return false;

@@ -71,6 +71,8 @@ pub struct Plan {
     pub config: String,
     pub shutdown_grace: Duration,
     pub slots: usize,
+    /// Runners that there may be beside these: sessions'.
+    pub sessions: usize,
     /// Bytes of the spool.
     pub spool: u64,
     /// For who sends callbacks, if anybody does; its user is filled in.
@@ -148,7 +150,7 @@ pub fn serve(instance: Instance, listener: TcpListener, plan: Plan) -> Result<()
     let front_ids = UidRange::claim(&instance.claims_of_ids())?;
     let spool = Spool::create(plan.spool).map_err(at("make the spool"))?;
     let [blobs, jobs] = ["blobs", "jobs"].map(|name| open_directory(&plan.runner.data_dir, name, &front_ids));
-    let slots = (0..plan.slots)
+    let slots = (0..plan.slots + plan.sessions)
         .map(|n| SlotKeeper { name: format!("s{n}"), runner: None, restart: Restart::new(), has_remains: false })
         .collect();
     let mut keeper = Keeper {
@@ -229,7 +231,12 @@ impl Keeper {
             let delay = self.sender.restart.ended(Duration::ZERO);
             tracing::error!(error = chain(&error), ?delay, "the process that sends callbacks cannot be started yet");
         }
+        // What the front has said of sessions decides how many are wanted.
+        self.hear_front_out();
         for index in 0..self.slots.len() {
+            if self.missing() == 0 {
+                break;
+            }
             if self.slots[index].runner.is_some() || self.slots[index].restart.due() > now {
                 continue;
             }
@@ -239,6 +246,27 @@ impl Keeper {
                 tracing::error!(slot = slot.name, error = chain(&error), ?delay, "a runner cannot be started yet");
                 self.manager.status("A runner cannot be started yet");
             }
+        }
+    }
+
+    /// How many runners are to be started.
+    fn missing(&self) -> usize {
+        let sessions = self.front.as_ref().map_or(0, |front| front.sessions);
+        // One that ended again and again is waited for, not replaced by another.
+        let now = Instant::now();
+        let counts = self.slots.iter().filter(|slot| slot.runner.is_some() || slot.restart.due() > now).count();
+        (self.plan.slots + sessions).saturating_sub(counts)
+    }
+
+    /// Hears what the front has said already.
+    fn hear_front_out(&mut self) {
+        let has_said = |front: &Front| {
+            let Some(socket) = front.awaited() else { return false };
+            let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+        };
+        while self.front.as_ref().is_some_and(has_said) {
+            self.hear_front();
         }
     }
 
@@ -253,7 +281,7 @@ impl Keeper {
         };
         let directories = self.blobs.iter().chain(&self.jobs).map(|shared| shared.directory.as_fd());
         let fds: Vec<BorrowedFd<'_>> = [listener.as_fd(), self.spool.as_fd()].into_iter().chain(directories).collect();
-        match Front::start(&start, &fds) {
+        match Front::start(&start, &fds, self.plan.sessions) {
             Ok(front) => self.front = Some(front),
             Err(error) => {
                 let delay = self.front_restart.ended(Duration::ZERO);
@@ -394,7 +422,9 @@ impl Keeper {
 
     fn next_due(&self) -> Option<Instant> {
         let Some(front) = &self.front else { return Some(self.front_restart.due()) };
+        let (missing, now) = (self.missing(), Instant::now());
         let dead = self.slots.iter().filter(|slot| slot.runner.is_none());
+        let dead = dead.filter(|slot| missing > 0 || slot.restart.due() > now);
         let is_wanted = self.plan.sender.is_some() && self.sender.process.is_none();
         let sender = is_wanted.then(|| self.sender.restart.due());
         dead.map(|slot| slot.restart.due()).chain(sender).chain(front.due()).min()

@@ -10,6 +10,7 @@
 //!
 //! front:  Ready, once              it serves, and a container waits for a task
 //! front:  Serving                  to a Ping: a request has gone the way of any request, and was answered
+//! front:  More, Fewer              a session has taken a runner out of the pool, or has ended: so many are to run beside the others
 //! ```
 //! The front is not trusted with more: its words are one byte each. A closed socket means that the other is gone.
 
@@ -52,6 +53,8 @@ pub enum Message {
 pub enum Word {
     Ready = 1,
     Serving = 2,
+    More = 3,
+    Fewer = 4,
 }
 
 /// Sends one message and the descriptors that belong to it.
@@ -94,7 +97,7 @@ pub fn words(socket: &UnixStream) -> io::Result<Vec<Option<Word>>> {
 }
 
 fn word(byte: u8) -> Option<Word> {
-    [Word::Ready, Word::Serving].into_iter().find(|word| *word as u8 == byte)
+    [Word::Ready, Word::Serving, Word::More, Word::Fewer].into_iter().find(|word| *word as u8 == byte)
 }
 
 #[cfg(test)]

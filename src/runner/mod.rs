@@ -9,6 +9,7 @@
 //! One poll at a time, blocking throughout: libcontainer forks without exec, which a threaded process must not.
 //! What it forks inherits nothing that speaks: there is no tracing subscriber here, faults travel to the front.
 
+mod session;
 mod sharing;
 pub mod wire;
 
@@ -130,7 +131,8 @@ impl Runner {
             match wait(socket, &self.waiting, due)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
-                Event::Order(Order::Say(_) | Order::Go, _) => {}
+                Event::Order(Order::Say(_) | Order::Go | Order::Watch | Order::Files(_), _) => {}
+                Event::Order(Order::Host { image, limits }, _) => return self.host(&image, &limits, socket),
                 // Whoever kills inits does not get as many as there is time for.
                 Event::InitGone(index) => {
                     restart.ended(self.waiting.remove(index).since.elapsed());
@@ -205,6 +207,21 @@ impl Runner {
             Some(index) => Ok(self.waiting.remove(index).created),
             None => self.create(),
         }
+    }
+
+    /// Has a container stay, until the front lets go of it; then the runner ends.
+    fn host(&mut self, image: &ImageId, limits: &Limits, socket: &UnixStream) -> Result<(), RunnerError> {
+        let watchdog = Watchdog::set(STUCK);
+        if !limits.within(&self.max) {
+            return say(socket, &Notice::Failed("the order asks for more than this runner may grant".into()));
+        }
+        let created = self.take(image, None)?;
+        let session = created.into_session(limits)?;
+        self.waiting.clear();
+        self.shared = Shared::default();
+        say(socket, &Notice::Ready)?;
+        drop(watchdog);
+        session::serve(&self.slot, session, &self.max, socket)
     }
 
     /// Runs one task and reports; the container's removal comes after the report.

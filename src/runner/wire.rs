@@ -10,12 +10,15 @@
 //! Large bytes come along as descriptors of files: those of a task first, then its pipes, stdin before stdout before stderr.
 //! A closed socket ends the runner; a runner that ends closes it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Data;
-use crate::task::{Figures, ImageName, Limits, Report, Resources, Taken, Task, Word};
+use crate::task::{
+    Entry, Figures, FileRefusal, ImageId, ImageName, Limits, Node, Report, Resources, Taken, Task, Word, WorkspacePath,
+};
 
 /// What a runner is to be; the spool's descriptor comes with it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -50,6 +53,15 @@ pub enum Order {
         figures: bool,
     },
     Go,
+    /// Keep a container of this image for a session, held to these limits as a whole. Ready is said once it is one.
+    Host {
+        image: ImageId,
+        limits: Limits,
+    },
+    /// Of a session: make a run. Who watches it speaks over the socket that comes with this, as a runner with one task.
+    Watch,
+    /// Of a session: do this with its files.
+    Files(FileOrder),
     /// Of the task that runs.
     Say(Word),
 }
@@ -79,10 +91,40 @@ pub enum Notice {
     Ready,
     /// The task that was to be held could start now.
     Prepared,
+    /// What came of an order about files; a file's bytes may come as a descriptor.
+    Files(FileAnswer),
     /// What the task that runs has used up to now.
     Figures(Figures),
     /// The task's end, with what it left; with the fault, for the operator, when Faber could not start it.
     Report { report: Box<Report>, taken: Taken<Data>, fault: Option<String> },
     /// The runner cannot make containers and ends; why, for the operator.
     Failed(String),
+}
+
+/// What is to be done with the files of a session. Sizes in bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FileOrder {
+    /// Write them, in the place of what is there; their bytes come as descriptors.
+    Place(BTreeMap<WorkspacePath, Node<Data>>),
+    /// One that has no more than so much.
+    Read { path: WorkspacePath, most: u64 },
+    /// A file, a link, or a directory with nothing in it.
+    Remove(WorkspacePath),
+    /// What is in a directory, without one in the workspace itself; at most so many entries.
+    List { path: Option<WorkspacePath>, most: usize },
+    /// All of the workspace as an archive, of so much at most.
+    Snapshot { most: u64 },
+}
+
+/// What came of it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FileAnswer {
+    Done,
+    /// Its permissions, and its bytes.
+    File {
+        mode: u32,
+        data: Data,
+    },
+    Entries(Vec<Entry>),
+    Refused(FileRefusal),
 }

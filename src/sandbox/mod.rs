@@ -36,7 +36,7 @@ mod workshop;
 mod workspace;
 
 pub use caller::Caller;
-pub use container::{ContainerError, Created, Host, Ran, Remains};
+pub use container::{ContainerError, Created, Host, Ran, Remains, Session};
 pub use ids::{IdError, UidRange};
 #[cfg(any(test, feature = "fuzzing"))]
 pub use init::wire as init_wire;

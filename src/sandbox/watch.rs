@@ -159,6 +159,8 @@ pub struct Watch<'a> {
     exceeded: bool,
     feed: Option<Feed>,
     terminal: Option<Terminal>,
+    /// Others' memory counts towards a limit of all of them, too.
+    is_run: bool,
     links: Vec<Link>,
     stop: Option<(Stop, Instant)>,
     ended: Option<(Notice, Instant)>,
@@ -197,6 +199,7 @@ impl<'a> Watch<'a> {
             exceeded: false,
             feed: None,
             terminal: None,
+            is_run: false,
             links: Vec::new(),
             stop: None,
             ended: None,
@@ -224,6 +227,11 @@ impl<'a> Watch<'a> {
         self.captured[0].pipe = Some(terminal.master()?);
         self.terminal = Some(terminal);
         Ok(())
+    }
+
+    /// The task is one of a session's: what it met may be the limit of all that runs there.
+    pub fn within_session(&mut self) {
+        self.is_run = true;
     }
 
     /// Counts the task's descriptors exactly.
@@ -571,7 +579,10 @@ impl<'a> Watch<'a> {
             return;
         }
         if let Ok(OutOfMemory { kills: 1.., is_own }) = self.group.out_of_memory() {
-            self.stop(if is_own { Stop::Limit(Limit::Memory) } else { Stop::MachineOutOfMemory }, control);
+            self.stop(
+                if is_own || self.is_run { Stop::Limit(Limit::Memory) } else { Stop::MachineOutOfMemory },
+                control,
+            );
         }
         if self.memory.sample(self.group) {
             self.stop(Stop::Limit(Limit::Memory), control);

@@ -12,13 +12,15 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Dir, FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, fstat, open, readlinkat, statat, unlinkat};
 use rustix::mount::{FsPickFlags, fsconfig_reconfigure, fsconfig_set_string, fspick};
 
 use super::kernel::open_beneath;
 use crate::artifact::{Artifact, INLINE, Slice, Spool, read_only};
 use crate::image::WORKSPACE;
-use crate::task::{Bytes, Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds};
+use crate::task::{
+    Bytes, Entry, FileRefusal, Kind, Omitted, OutputGlob, Outputs, Taken, TakenFile, TransferBounds, WorkspacePath,
+};
 
 /// Directories below each other that are looked into.
 const DEEPEST: usize = 64;
@@ -92,6 +94,172 @@ impl Workspace {
                 Ok(())
             }
         }
+    }
+}
+
+/// Of a workspace in which others may be at work: nothing that was seen once is there for sure the next time.
+impl Workspace {
+    /// A file's permissions and bytes, copied.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub fn read(&self, path: &str, most: u64, spool: &Spool) -> Result<(u32, Artifact), FileRefusal> {
+        let place = open_beneath(&self.0, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(refusal)?;
+        let stat = fstat(&place).map_err(|errno| refusal(errno.into()))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(FileRefusal::Wrong(format!("{path:?} is no regular file")));
+        }
+        if stat.st_size as u64 > most {
+            return Err(FileRefusal::Large(format!(
+                "{path:?} has {}, more than {}",
+                Bytes(stat.st_size as u64),
+                Bytes(most)
+            )));
+        }
+        let file = read_only(&place).map_err(refusal)?;
+        let copied = spool.keep(file.take(most)).map_err(|error| no_room(&error))?;
+        Ok((stat.st_mode & 0o7777, copied))
+    }
+
+    /// Removes a file, a link, or an empty directory.
+    ///
+    /// # Errors
+    /// Why it cannot be removed.
+    pub fn remove(&self, path: &str) -> Result<(), FileRefusal> {
+        let (parent, name) = path.rsplit_once('/').unwrap_or((".", path));
+        let parent = open_beneath(&self.0, parent, LISTED | OFlags::PATH, Mode::empty()).map_err(refusal)?;
+        match unlinkat(&parent, name, AtFlags::empty()) {
+            Err(rustix::io::Errno::ISDIR) => unlinkat(&parent, name, AtFlags::REMOVEDIR),
+            other => other,
+        }
+        .map_err(|errno| refusal(errno.into()))
+    }
+
+    /// What is in a directory, by name; names that are no UTF-8 come as nearly as they can.
+    ///
+    /// # Errors
+    /// Why it cannot be read; `Large` with more than `most` entries.
+    pub fn list(&self, path: &str, most: usize) -> Result<Vec<Entry>, FileRefusal> {
+        let directory = open_beneath(&self.0, path, LISTED, Mode::empty()).map_err(refusal)?;
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&directory).map_err(|errno| refusal(errno.into()))? {
+            let entry = entry.map_err(|errno| refusal(errno.into()))?;
+            if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if entries.len() >= most {
+                return Err(FileRefusal::Large(format!("{path:?} has more than {most} entries")));
+            }
+            // What is gone by now is not there.
+            let Ok(stat) = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            let kind = match FileType::from_raw_mode(stat.st_mode) {
+                FileType::RegularFile => Kind::File,
+                FileType::Directory => Kind::Directory,
+                FileType::Symlink => Kind::Symlink,
+                _ => Kind::Other,
+            };
+            let name = String::from_utf8_lossy(entry.file_name().to_bytes()).into_owned();
+            entries.push(Entry {
+                name,
+                kind,
+                size: stat.st_size as u64,
+                mode: format!("{:04o}", stat.st_mode & 0o7777),
+            });
+        }
+        entries.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(entries)
+    }
+
+    /// All regular files, directories and links that lead nowhere else, as an archive.
+    ///
+    /// # Errors
+    /// Why it cannot be made; `Large` with more than `most` bytes.
+    pub fn pack(&self, most: u64, spool: &Spool) -> Result<Artifact, FileRefusal> {
+        let file = spool.file().map_err(|error| no_room(&error))?;
+        let mut archive = tar::Builder::new(io::BufWriter::new(file));
+        let mut left = most;
+        let top = open_beneath(&self.0, ".", LISTED, Mode::empty()).map_err(refusal)?;
+        add_all(&top, "", 0, &mut archive, &mut left)?;
+        let file = archive.into_inner().and_then(|buffered| buffered.into_inner().map_err(|error| error.into_error()));
+        let file = file.map_err(|error| no_room(&error))?;
+        Artifact::whole(Arc::new(read_only(&file).map_err(refusal)?)).map_err(refusal)
+    }
+}
+
+fn add_all(
+    directory: &OwnedFd,
+    path: &str,
+    depth: usize,
+    archive: &mut tar::Builder<io::BufWriter<File>>,
+    left: &mut u64,
+) -> Result<(), FileRefusal> {
+    for entry in Dir::read_from(directory).map_err(|errno| refusal(errno.into()))? {
+        let entry = entry.map_err(|errno| refusal(errno.into()))?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        let path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        let Ok(place) = open_beneath(directory, name, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        else {
+            continue;
+        };
+        let Ok(stat) = fstat(&place) else { continue };
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(stat.st_mode & 0o777);
+        header.set_size(0);
+        *left = left.checked_sub(ENTRY_BYTES).ok_or_else(too_large)?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if depth < DEEPEST => {
+                header.set_entry_type(tar::EntryType::Directory);
+                archive.append_data(&mut header, &path, io::empty()).map_err(|error| no_room(&error))?;
+                if let Ok(inner) = open_beneath(directory, name, LISTED, Mode::empty()) {
+                    add_all(&inner, &path, depth + 1, archive, left)?;
+                }
+            }
+            FileType::RegularFile => {
+                let Ok(file) = read_only(&place) else { continue };
+                let size = stat.st_size as u64;
+                *left = left.checked_sub(size).ok_or_else(too_large)?;
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_size(size);
+                // What it has lost meanwhile is zeros.
+                let whole = file.take(size).chain(io::repeat(0)).take(size);
+                archive.append_data(&mut header, &path, whole).map_err(|error| no_room(&error))?;
+            }
+            FileType::Symlink => {
+                let Ok(target) = readlinkat(directory, name, Vec::new()) else { continue };
+                let Ok(target) = target.to_str() else { continue };
+                header.set_entry_type(tar::EntryType::Symlink);
+                // Those that lead out of the workspace could not be unpacked.
+                if WorkspacePath::parse(&path).is_ok_and(|path| path.leads_inside(target)) {
+                    archive.append_link(&mut header, &path, target).map_err(|error| no_room(&error))?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What an entry takes in an archive beside its bytes.
+const ENTRY_BYTES: u64 = 1024;
+
+fn too_large() -> FileRefusal {
+    FileRefusal::Large("the workspace has more than a snapshot may have (outputs.total)".into())
+}
+
+fn no_room(error: &io::Error) -> FileRefusal {
+    FileRefusal::Failed(format!("there is no room for what is handed on (outputs.spool): {error}"))
+}
+
+fn refusal(error: io::Error) -> FileRefusal {
+    match error.kind() {
+        io::ErrorKind::NotFound => FileRefusal::Missing,
+        io::ErrorKind::NotADirectory | io::ErrorKind::DirectoryNotEmpty => FileRefusal::Wrong(error.to_string()),
+        // A link on the way (openat2(2), RESOLVE_NO_SYMLINKS).
+        _ if error.raw_os_error() == Some(libc::ELOOP) => FileRefusal::Wrong("a link is on the way".into()),
+        _ => FileRefusal::Failed(error.to_string()),
     }
 }
 
@@ -252,7 +420,15 @@ impl<'a> Taking<'a> {
             Some(spooled) => spooled,
             none => none.insert(self.spool.file()?),
         };
-        copy(file, size, spooled)?;
+        match copy(file, size, spooled) {
+            // Of a session's run, where others may be at work.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                io::Seek::seek(spooled, io::SeekFrom::Start(self.end))?;
+                self.omit(path, "it changed while it was read".into());
+                return Ok(());
+            }
+            copied => copied?,
+        }
         self.large.push((path.to_owned(), mode, self.end, size));
         self.end += size;
         Ok(())

@@ -13,7 +13,7 @@ use tracing::Instrument;
 
 use super::gate::Ticket;
 use super::sharing::{RunnerId, Share};
-use super::{Finished, Job, Live, Piped, Scheduler, Submission};
+use super::{Client, Finished, Hosted, Job, Live, Piped, Scheduler, Submission};
 use crate::artifact::{Packed, Packing};
 use crate::frame;
 use crate::runner::wire::{Notice, Order, Pipes, Sharing};
@@ -30,7 +30,7 @@ impl Scheduler {
             state.runners += 1;
             state.number()
         };
-        match self.serve(runner, &name, socket).await {
+        match self.take_turns(runner, &name, socket).await {
             Ok(()) => tracing::debug!(runner = name, "the runner is gone"),
             Err(error) => tracing::warn!(runner = name, %error, "the runner is lost"),
         }
@@ -42,10 +42,15 @@ impl Scheduler {
         self.changed.notify_waiters();
     }
 
-    async fn serve(&self, runner: RunnerId, name: &str, socket: std::os::unix::net::UnixStream) -> io::Result<()> {
+    async fn take_turns(
+        self: &Arc<Self>,
+        runner: RunnerId,
+        name: &str,
+        socket: std::os::unix::net::UnixStream,
+    ) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let (incoming, mut orders) = UnixStream::from_std(socket)?.into_split();
-        let mut notices = Notices { socket: incoming, buffer: Vec::new(), fds: Vec::new() };
+        let mut notices = Notices::new(incoming);
         let cancelled = self.cancelled.subscribe();
         let mut renewed = self.renewed.subscribe();
         loop {
@@ -60,7 +65,11 @@ impl Scheduler {
                     biased;
                     // It ends when its socket does.
                     Ok(()) = renewed.changed() => return Ok(()),
-                    next = self.next(runner) => next,
+                    next = self.next(runner) => match next {
+                        Some(next) => next,
+                        // Another one has taken its place.
+                        None => return Ok(()),
+                    },
                     notice = notices.next() => return self.ended(notice?.map(|(notice, _)| notice), name),
                 };
                 // Whoever does not hear it waits no more, and was told that it never started.
@@ -68,15 +77,13 @@ impl Scheduler {
                     break (job, share, place);
                 }
             };
-            let Job { submission, mut reply, ticket, span, request, .. } = job;
+            let Job { mut submission, mut reply, ticket, span, request, client, .. } = job;
+            if let Some(hosting) = submission.hosting.take() {
+                drop(place);
+                return self.give_away(submission, (hosting, reply), client, orders, notices).await;
+            }
             let sharing = share.map(|Share { more }| Sharing { request, more });
-            let mut running = Running {
-                orders: &mut orders,
-                notices: &mut notices,
-                cancelled: cancelled.clone(),
-                name,
-                partner_failed: false,
-            };
+            let mut running = Running::new(&mut orders, &mut notices, cancelled.clone(), name);
             let (finished, ended) = running.run(submission, sharing, &mut reply, ticket).instrument(span).await;
             if reply.send(finished).is_err_and(|finished| !matches!(finished.report.outcome, Outcome::Cancelled)) {
                 tracing::debug!(runner = name, "nobody waits for the report any more");
@@ -84,6 +91,34 @@ impl Scheduler {
             drop(place);
             ended?;
         }
+    }
+
+    /// Has a runner become a session's.
+    async fn give_away(
+        self: &Arc<Self>,
+        submission: Submission,
+        (hosting, reply): (oneshot::Sender<Hosted>, oneshot::Sender<Finished>),
+        client: Client,
+        mut orders: OwnedWriteHalf,
+        mut notices: Notices,
+    ) -> io::Result<()> {
+        let task = submission.task;
+        let memory = task.limits.memory;
+        send(&mut orders, &Order::Host { image: task.image, limits: task.limits }).await?;
+        let told = match notices.next().await {
+            Ok(Some((Notice::Ready, _))) => {
+                let socket = notices.into_socket(orders)?;
+                let _ = hosting.send(Hosted::new(self, client, memory, socket));
+                Report::not_executed("")
+            }
+            Ok(Some((Notice::Failed(reason), _))) => {
+                tracing::error!(reason, "a session cannot be made");
+                Report::fault("Faber could not make a container")
+            }
+            Ok(_) | Err(_) => Report::fault("Faber lost the runner"),
+        };
+        let _ = reply.send(told.into());
+        Ok(())
     }
 
     /// What an idle runner says last.
@@ -95,7 +130,7 @@ impl Scheduler {
                 self.runner_failed();
                 Ok(())
             }
-            Some(Notice::Ready | Notice::Prepared | Notice::Figures(_) | Notice::Report { .. }) => {
+            Some(Notice::Ready | Notice::Prepared | Notice::Figures(_) | Notice::Files(_) | Notice::Report { .. }) => {
                 Err(io::Error::other("it speaks out of turn"))
             }
         }
@@ -103,7 +138,7 @@ impl Scheduler {
 }
 
 /// A task on a runner.
-struct Running<'a> {
+pub(super) struct Running<'a> {
     orders: &'a mut OwnedWriteHalf,
     notices: &'a mut Notices,
     cancelled: watch::Receiver<bool>,
@@ -112,9 +147,20 @@ struct Running<'a> {
     partner_failed: bool,
 }
 
+impl<'a> Running<'a> {
+    pub(super) fn new(
+        orders: &'a mut OwnedWriteHalf,
+        notices: &'a mut Notices,
+        cancelled: watch::Receiver<bool>,
+        name: &'a str,
+    ) -> Self {
+        Self { orders, notices, cancelled, name, partner_failed: false }
+    }
+}
+
 impl Running<'_> {
     /// Runs one task. Whatever happens, there is an end of it; the error is the runner's, which is lost then.
-    async fn run(
+    pub(super) async fn run(
         &mut self,
         submission: Submission,
         sharing: Option<Sharing>,
@@ -250,7 +296,7 @@ async fn send(socket: &mut OwnedWriteHalf, order: &Order) -> io::Result<()> {
 }
 
 /// [`frame::send_with`], without blocking.
-async fn send_with(socket: &mut OwnedWriteHalf, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) async fn send_with(socket: &mut OwnedWriteHalf, order: &Order, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let bytes = frame::encode(order, fds.len())?;
     if fds.is_empty() {
         return socket.write_all(&bytes).await;
@@ -264,7 +310,7 @@ async fn send_with(socket: &mut OwnedWriteHalf, order: &Order, fds: &[BorrowedFd
 }
 
 /// The runner's side of the conversation, as it comes in.
-struct Notices {
+pub(super) struct Notices {
     socket: OwnedReadHalf,
     /// Of one message, never more: descriptors come between its prefix and the rest.
     buffer: Vec<u8>,
@@ -272,9 +318,18 @@ struct Notices {
 }
 
 impl Notices {
+    pub(super) fn new(socket: OwnedReadHalf) -> Self {
+        Self { socket, buffer: Vec::new(), fds: Vec::new() }
+    }
+
+    /// The whole socket, of which nothing is read half-way.
+    fn into_socket(self, orders: OwnedWriteHalf) -> io::Result<UnixStream> {
+        self.socket.reunite(orders).map_err(io::Error::other)
+    }
+
     /// One notice with its descriptors; None at the end of the stream. May be dropped half-way: what was read is kept for the
     /// next call.
-    async fn next(&mut self) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
+    pub(super) async fn next(&mut self) -> io::Result<Option<(Notice, Vec<OwnedFd>)>> {
         loop {
             let mut missing = frame::PREFIX.saturating_sub(self.buffer.len());
             if let Some((prefix, rest)) = self.buffer.split_first_chunk::<{ frame::PREFIX }>() {

@@ -9,6 +9,7 @@
 mod gate;
 mod handle;
 mod queue;
+mod session;
 mod share;
 mod sharing;
 mod stall;
@@ -26,6 +27,7 @@ use crate::task::{Bytes, Figures, Report, Taken, Task, Time, Word};
 use gate::{Gate, Ticket};
 pub use queue::Client;
 use queue::Queue;
+pub use session::Hosted;
 pub use share::Shares;
 use share::{Held, Ledger};
 use sharing::{RequestId, RunnerId, Share, Sharing};
@@ -90,6 +92,8 @@ struct State {
     running: Ledger,
     shares: Shares,
     runners: usize,
+    /// How many of them are to end when they have nothing to do.
+    retired: usize,
     /// Runners that wait for a task.
     idle: HashSet<RunnerId>,
     sharing: Sharing,
@@ -131,12 +135,14 @@ pub struct Submission {
     pub task: Task<Artifact>,
     pub pipes: Piped,
     pub live: Option<Live>,
+    /// There is no task, but a session: whoever is told of it then has it.
+    hosting: Option<oneshot::Sender<Hosted>>,
 }
 
 impl Submission {
     /// One that is answered at its end.
     pub fn plain(task: Task<Artifact>) -> Self {
-        Self { task, pipes: Piped::default(), live: None }
+        Self { task, pipes: Piped::default(), live: None, hosting: None }
     }
 }
 
@@ -236,6 +242,17 @@ pub struct Saturated {
     pub retry_after: Duration,
 }
 
+/// Why there is no container for a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoSession {
+    Later {
+        retry_after: Duration,
+    },
+    Refused(String),
+    /// The operator finds the cause in the log.
+    Failed,
+}
+
 /// The task waited for its turn longer than the queue's deadline and was never started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the task waited longer than {} for its turn", Time(waited.as_nanos() as u64))]
@@ -258,6 +275,8 @@ pub struct Admission {
     patience: Patience,
     request: RequestId,
     left: std::sync::atomic::AtomicUsize,
+    /// Where they run, if not wherever a place is free.
+    session: Option<Arc<Hosted>>,
 }
 
 /// The place of a running task; given back when dropped.
@@ -302,7 +321,38 @@ impl Scheduler {
         }
         *state.promised.entry(client).or_default() += tasks;
         let request = state.number();
-        Ok(Admission { scheduler: self.clone(), client, patience, request, left: tasks.into() })
+        Ok(Admission { scheduler: self.clone(), client, patience, request, left: tasks.into(), session: None })
+    }
+
+    /// The right to submit tasks that run in a session: they do not wait.
+    pub fn admit_to(self: &Arc<Self>, client: Client, session: Arc<Hosted>) -> Admission {
+        let request = self.state().number();
+        let patience = Patience::Queue;
+        Admission { scheduler: self.clone(), client, patience, request, left: 0.into(), session: Some(session) }
+    }
+
+    /// Takes a container for a session out of the pool: `task` says of which image, and within which limits.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn host(self: &Arc<Self>, client: Client, task: Task<Artifact>) -> Result<Hosted, NoSession> {
+        let admission = self.admit(client, 1).map_err(|Saturated { retry_after }| NoSession::Later { retry_after })?;
+        let (hosting, mut hosted) = oneshot::channel();
+        let submission = Submission { hosting: Some(hosting), ..Submission::plain(task) };
+        let Some(pending) = admission.submit(vec![submission]).pop() else { return Err(NoSession::Failed) };
+        match pending.finished().await {
+            Ok(Finished { report, .. }) => hosted.try_recv().map_err(|_| match report.outcome {
+                crate::task::Outcome::NotExecuted { reason } => NoSession::Refused(reason),
+                _ => NoSession::Failed,
+            }),
+            Err(_) => Err(NoSession::Later { retry_after: RETRY_AFTER }),
+        }
+    }
+
+    /// Lets go of one runner that has nothing to do: another one has taken its place.
+    pub fn retire_one(&self) {
+        self.state().retired += 1;
+        self.changed.notify_waiters();
     }
 
     /// Why so many tasks can never run together, if so.
@@ -355,13 +405,17 @@ impl Scheduler {
     }
 
     /// The next task whose turn it is and that is for this runner, with its place. Waits for one.
-    async fn next(&self, runner: RunnerId) -> (Job, Option<Share>, Place<'_>) {
+    /// None when the runner is to end.
+    async fn next(&self, runner: RunnerId) -> Option<(Job, Option<Share>, Place<'_>)> {
         let _idle = Idle::enter(self, runner);
         loop {
             let changed = self.changed.notified();
+            if self.take_retirement() {
+                return None;
+            }
             let stalled = !self.state().queue.is_empty() && self.stall.as_ref().is_some_and(Stall::is_over);
             if let Some(taken) = self.take(stalled, runner) {
-                return taken;
+                return Some(taken);
             }
             if stalled {
                 let _ = tokio::time::timeout(STALLED, changed).await;
@@ -369,6 +423,13 @@ impl Scheduler {
                 changed.await;
             }
         }
+    }
+
+    fn take_retirement(&self) -> bool {
+        let mut state = self.state();
+        let is_one = state.retired > 0;
+        state.retired -= usize::from(is_one);
+        is_one
     }
 
     /// While tasks stall one may begin only where none runs: so there is always an end to wait for.
@@ -547,6 +608,11 @@ impl Admission {
                 Patience::Endless => ENDLESS,
             };
             pending.push(Pending { started: has_started, reply: finished, queued: Instant::now(), patience });
+        }
+        if let Some(session) = &self.session {
+            drop(state);
+            jobs.into_iter().for_each(|job| _ = tokio::spawn(session.clone().run(job)));
+            return pending;
         }
         state.queue.push(self.client, Unit { jobs, passed: 0 });
         drop(state);

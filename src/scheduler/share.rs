@@ -102,7 +102,8 @@ impl Ledger {
         self.all = self.all.without(less);
         let Some(own) = self.clients.get_mut(&client) else { return };
         *own = own.without(less);
-        if own.places == 0 {
+        // Sessions hold memory, and no place.
+        if *own == Held::default() {
             self.clients.remove(&client);
         }
     }

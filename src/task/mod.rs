@@ -18,6 +18,7 @@ mod result;
 mod step;
 mod text;
 mod units;
+mod workspace;
 
 pub use compare::{Compare, Difference, compare};
 pub use content::{Content, ContentForms, FileForms, FileRequest, Part, Reference, Stream};
@@ -43,6 +44,7 @@ pub use result::{
 pub use step::{RunWhen, StepName};
 pub use text::{MARK, OutputEncoding, Text, to_base64};
 pub use units::{Bytes, Time, part_of};
+pub use workspace::{Entry, FileRefusal, Kind};
 
 /// The form of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

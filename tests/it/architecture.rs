@@ -37,7 +37,8 @@ fn dependencies_point_one_way() {
     only("crate::builder", &["cli", "builder"]);
     only("crate::cli", &["cli"]);
     only("crate::sandbox", &["builder", "cli", "fuzzing.rs", "keeper", "needs.rs", "runner", "sandbox"]);
-    only("crate::scheduler", &["api", "cli", "execution", "jobs", "judge", "scheduler"]);
+    only("crate::scheduler", &["api", "cli", "execution", "jobs", "judge", "scheduler", "sessions"]);
+    only("crate::sessions", &["api", "cli", "sessions"]);
     only("crate::execution", &["api", "cli", "execution", "judge"]);
     only("crate::judge", &["api", "cli", "judge", "mcp", "fuzzing.rs"]);
     only("crate::jobs", &["api", "cli", "jobs"]);
@@ -47,7 +48,10 @@ fn dependencies_point_one_way() {
     only("rmcp::", &["api/mcp.rs", "cli/mcp.rs", "mcp"]);
     only("crate::blobs", &["api", "blobs", "cli", "execution"]);
     only("crate::keeper", &["cli", "keeper", "fuzzing.rs"]);
-    only("tokio::", &["api", "callbacks", "cli", "execution", "jobs", "judge", "scheduler", "image/oci/registry.rs"]);
+    only(
+        "tokio::",
+        &["api", "callbacks", "cli", "execution", "jobs", "judge", "scheduler", "sessions", "image/oci/registry.rs"],
+    );
     only("crate::callbacks", &["api", "callbacks", "cli", "compat", "config", "jobs", "keeper"]);
     only("reqwest::", &["callbacks", "cli/client.rs", "cli/jobs.rs"]);
     only("hickory_resolver::", &["callbacks"]);

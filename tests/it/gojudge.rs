@@ -249,7 +249,7 @@ fn requests_come_over_a_socket_too() {
     let stream = std::net::TcpStream::connect(&address).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let (mut socket, _) = tungstenite::client(format!("ws://{address}/go-judge/ws"), stream).unwrap();
-    let mut say = |socket: &mut tungstenite::WebSocket<_>, message: Value| {
+    let say = |socket: &mut tungstenite::WebSocket<_>, message: Value| {
         socket.send(tungstenite::Message::text(message.to_string())).unwrap();
     };
     let hear = |socket: &mut tungstenite::WebSocket<std::net::TcpStream>| loop {

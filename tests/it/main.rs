@@ -37,6 +37,7 @@ mod resilience;
 mod rootless;
 mod runtime;
 mod scripts;
+mod sessions;
 mod steps;
 mod store;
 mod support;

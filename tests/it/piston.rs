@@ -221,7 +221,7 @@ fn connected(server: &Server, say: &mut dyn FnMut(&Value) -> Vec<Value>, first: 
     let stream = std::net::TcpStream::connect(&address).unwrap();
     stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let (mut socket, _) = tungstenite::client(format!("ws://{address}/api/v2/connect"), stream).unwrap();
-    let mut send = |socket: &mut tungstenite::WebSocket<_>, messages: Vec<Value>| {
+    let send = |socket: &mut tungstenite::WebSocket<_>, messages: Vec<Value>| {
         messages.into_iter().for_each(|message| socket.send(tungstenite::Message::text(message.to_string())).unwrap());
     };
     send(&mut socket, first.to_vec());

@@ -262,7 +262,10 @@ pub async fn delete(
 }
 
 /// The values of the parameters of these names; there are no others, and each once.
-fn parameters<const N: usize>(query: Option<&str>, names: [&str; N]) -> Result<[Option<String>; N], ApiError> {
+pub(super) fn parameters<const N: usize>(
+    query: Option<&str>,
+    names: [&str; N],
+) -> Result<[Option<String>; N], ApiError> {
     let mut values = [const { None }; N];
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         let Some(at) = names.iter().position(|known| *known == name) else {

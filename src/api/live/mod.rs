@@ -25,6 +25,7 @@ use super::error::ApiError;
 use super::execute::saturated;
 use crate::execution::{Ended, Hands, Planned};
 use crate::scheduler::{Client, RETRY_AFTER};
+use crate::sessions::Busy;
 pub use event::Told;
 pub use hand::{Hand, start_in_hand};
 pub use outbox::Entry;
@@ -43,6 +44,8 @@ pub struct Running {
     /// It goes on whether or not the client reads.
     _engine: JoinSet<()>,
     _in_flight: Entered,
+    /// Where it runs, if that is not to be idle meanwhile.
+    _session: Option<Busy>,
 }
 
 impl Running {
@@ -76,7 +79,12 @@ impl Running {
         let mut tasks = JoinSet::new();
         tasks.spawn(run.instrument(tracing::Span::current()));
         outbox.has_begun().await?;
-        Ok(Self { outbox, _engine: tasks, _in_flight: app.in_flight.enter() })
+        Ok(Self { outbox, _engine: tasks, _in_flight: app.in_flight.enter(), _session: None })
+    }
+
+    /// Keeps a session busy as long as this is told.
+    pub fn within(self, session: Busy) -> Self {
+        Self { _session: Some(session), ..self }
     }
 
     /// What is told next; None at the end.

@@ -31,6 +31,10 @@ pub fn write(path: &Path, value: impl ToString) -> Result<()> {
     fs::write(path, &value).map_err(|source| CgroupError::Write { path: path.to_owned(), value, source })
 }
 
+pub fn open_to_read(path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| CgroupError::Open { path: path.to_owned(), source })
+}
+
 pub fn open_to_write(path: &Path) -> Result<File> {
     let failed = |source| CgroupError::Open { path: path.to_owned(), source };
     File::options().write(true).open(path).map_err(failed)

@@ -52,6 +52,8 @@ pub enum CgroupError {
     Remove { path: PathBuf, source: io::Error },
     #[error("execution.cpus: a share of the processors takes cgroup v2, and that is not used here")]
     NoShares,
+    #[error("sessions take control groups, which are not used here")]
+    NoSessions,
     #[error("no {0} controller in any cgroup hierarchy: run `faber doctor`")]
     NoController(&'static str),
     #[error("the {controller} controller is not handed down to the group {path}")]
@@ -78,6 +80,10 @@ pub struct GroupLimits {
 }
 
 impl GroupLimits {
+    pub fn with_processes(self, processes: u64) -> Self {
+        Self { processes, ..self }
+    }
+
     pub fn memory(&self) -> u64 {
         self.memory
     }
@@ -141,7 +147,13 @@ pub trait Cgroup {
     fn measure(&self) -> Result<Measured>;
     /// The processes in the group now, the init among them; pids as this process sees them.
     fn processes(&self) -> Result<Vec<i32>>;
-    /// Removes the group; every process in it has ended or is about to.
+    /// Makes ready for groups below it, each held to limits of its own; this init then is in one, if it has to be.
+    fn host(&self, init: i32) -> Result<()>;
+    /// The list of its processes, as whoever reads it sees them.
+    fn members(&self) -> Result<File>;
+    /// SIGKILL to every process in it.
+    fn end(&self);
+    /// Removes the group, with those below it; every process in it has ended or is about to.
     fn remove(&self) -> Result<()>;
     /// What this kernel does not have for the group, once its peaks were reset.
     fn lacking(&self) -> Vec<Lack>;
@@ -445,6 +457,7 @@ fn kill_all(group: &Path) {
     if fs::write(group.join("cgroup.kill"), "1").is_ok() {
         return;
     }
+    directories(group).unwrap_or_default().iter().for_each(|name| kill_all(&group.join(name)));
     for pid in read_pids(&group.join("cgroup.procs")).unwrap_or_default() {
         if let Some(pid) = rustix::process::Pid::from_raw(pid) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -456,6 +469,10 @@ fn kill_all(group: &Path) {
 fn remove_group(path: &Path) -> Result<()> {
     const TRIES: u32 = 200;
     for attempt in 0.. {
+        if attempt == 1 {
+            // Those of a session's runs.
+            directories(path)?.iter().try_for_each(|name| remove_group(&path.join(name)))?;
+        }
         match fs::remove_dir(path) {
             Ok(()) => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

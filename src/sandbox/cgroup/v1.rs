@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 
 use crate::task::Cpus;
 
-use super::file::{enforce, enforce_exactly, open_to_write, read_keyed, read_keys, read_number, read_pids, write};
+use super::file::{
+    enforce, enforce_exactly, open_to_read, open_to_write, read_keyed, read_keys, read_number, read_pids, write,
+};
 use super::mount::Mount;
 use super::{
     Cgroup, CgroupError, CpuTimes, EMPTY, GroupLimits, INIT_PROCESSES, Lack, Measured, Memory, OutOfMemory, PIDS_PEAK,
-    Placeholder, Result, Sight, TOP, processes_peak, remove_group, share,
+    Placeholder, Result, Sight, TOP, kill_all, processes_peak, remove_group, share,
 };
 
 /// What limits and usage need.
@@ -222,6 +224,19 @@ impl Cgroup for Group {
 
     fn processes(&self) -> Result<Vec<i32>> {
         read_pids(&self.pids.join("cgroup.procs"))
+    }
+
+    /// Every group may have others below it, and limits hold for those, too.
+    fn host(&self, _: i32) -> Result<()> {
+        Ok(())
+    }
+
+    fn members(&self) -> Result<File> {
+        open_to_read(&self.pids.join("cgroup.procs"))
+    }
+
+    fn end(&self) {
+        kill_all(&self.pids);
     }
 
     fn remove(&self) -> Result<()> {

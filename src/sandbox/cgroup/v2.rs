@@ -18,14 +18,16 @@ use crate::task::Cpus;
 
 use super::cover::MOUNT_POINT;
 use super::file::{
-    enforce, enforce_exactly, open_to_write, read, read_keyed, read_keys, read_number, read_pids, write,
+    enforce, enforce_exactly, open_to_read, open_to_write, read, read_keyed, read_keys, read_number, read_pids, write,
 };
 use super::mount::Mount;
 use super::{
     Cgroup, CgroupError, CpuTimes, GroupLimits, INIT_PROCESSES, Lack, Measured, Memory, OutOfMemory, PIDS_PEAK, Result,
-    Sight, processes_peak, remove_group,
+    Sight, kill_all, processes_peak, remove_group,
 };
 
+/// The leaf of a session's init.
+const INIT: &str = "init";
 /// The leaf of Faber's own processes.
 const OWN: &str = "keeper";
 /// What limits take; accounting of CPU time needs no controller.
@@ -334,6 +336,24 @@ impl Cgroup for Group {
 
     fn processes(&self) -> Result<Vec<i32>> {
         read_pids(&self.file("cgroup.procs"))
+    }
+
+    /// A group that hands controllers down may hold no processes.
+    fn host(&self, init: i32) -> Result<()> {
+        let leaf = self.file(INIT);
+        create(&leaf)?;
+        write(&leaf.join("cgroup.procs"), init)?;
+        enable(&self.dir, NEEDED.into_iter())?;
+        // One run that is too much for all of them ends, not the session.
+        enforce_exactly(&self.file("memory.oom.group"), 0)
+    }
+
+    fn members(&self) -> Result<File> {
+        open_to_read(&self.file("cgroup.procs"))
+    }
+
+    fn end(&self) {
+        kill_all(&self.dir);
     }
 
     fn remove(&self) -> Result<()> {

@@ -121,6 +121,16 @@ impl Cgroup for Group {
         Ok(descendants(self.init.get()))
     }
 
+    fn host(&self, _: i32) -> Result<()> {
+        Err(super::CgroupError::NoSessions)
+    }
+
+    fn members(&self) -> Result<File> {
+        Err(super::CgroupError::NoSessions)
+    }
+
+    fn end(&self) {}
+
     fn remove(&self) -> Result<()> {
         Ok(())
     }

@@ -3,6 +3,7 @@
 mod hand_over;
 mod host;
 mod run;
+mod session;
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -38,6 +39,7 @@ use crate::image::Image;
 use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task, Word};
 use hand_over::Ready;
 pub use host::Host;
+pub use session::Session;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ContainerError {
@@ -101,6 +103,14 @@ struct Running {
     chosen: Chosen,
     /// libcontainer's, if it is one of its own and no cell.
     state: Option<PathBuf>,
+    /// Its own name, that of its group.
+    name: String,
+    /// A session's: what it leaves behind stays.
+    is_run: bool,
+    /// Of a run: it was ended, and so is all that it has left.
+    is_stopped: bool,
+    /// Somebody else's process watches it.
+    is_left: bool,
 }
 
 /// A task's end. Dropping `remains` removes the container; the caller may send the report first.
@@ -294,6 +304,7 @@ struct Outside<'a> {
     outputs: [File; 2],
     owner: (u32, u32),
     slot: &'a Slot,
+    name: String,
 }
 
 /// The init's ends, and by what it enters its group.
@@ -318,19 +329,37 @@ impl<'a> Outside<'a> {
         removed.not_needed();
         let inside =
             Inside { control: init_control, commands: init_commands, outputs: [init_stdout, init_stderr], entrances };
-        Ok((Self { group, control, commands, outputs: [stdout, stderr], owner, slot }, inside))
+        Ok((Self { group, control, commands, outputs: [stdout, stderr], owner, slot, name: name.to_owned() }, inside))
     }
 
     /// With the init that is inside now.
     fn running(self, image: Rc<Image>, init: InitProcess, state: Option<PathBuf>) -> Result<Running> {
-        let Self { group, control, commands, outputs, owner, slot } = self;
+        let Self { group, control, commands, outputs, owner, slot, name } = self;
         let removed = RemoveOnFailure { group: Some(&*group) };
         group.adopt(init.pid.as_raw_nonzero().get());
         let mounts = init.mounts().map_err(at("open the container's mount namespace"))?;
         removed.not_needed();
         let (spool, view) = (slot.spool.clone(), slot.view.clone());
         let (outputs, mounts, chosen) = (Some(outputs), Some(mounts), Chosen::all());
-        Ok(Running { image, init, control, commands, outputs, spool, owner, mounts, group, view, chosen, state })
+        let (is_run, is_stopped, is_left) = (false, false, false);
+        Ok(Running {
+            image,
+            init,
+            control,
+            commands,
+            outputs,
+            spool,
+            owner,
+            mounts,
+            group,
+            view,
+            chosen,
+            state,
+            name,
+            is_run,
+            is_stopped,
+            is_left,
+        })
     }
 }
 
@@ -407,6 +436,15 @@ impl Running {
             .map_err(at("set the OOM score"))
     }
 
+    /// The same of all but the init that are in the group.
+    fn score_others(&self, score: u32) -> Result<()> {
+        let init = self.init.pid.as_raw_nonzero().get();
+        for pid in self.group.processes()?.into_iter().filter(|pid| *pid != init) {
+            fs::write(format!("/proc/{pid}/oom_score_adj"), score.to_string()).map_err(at("set the OOM score"))?;
+        }
+        Ok(())
+    }
+
     fn io(&self) -> io::Result<Io> {
         let text = fs::read_to_string(format!("/proc/{}/io", self.init.pid.as_raw_nonzero()))?;
         let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
@@ -416,8 +454,18 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
+        if self.is_stopped {
+            self.group.end();
+        }
         self.init.end();
         self.mounts = None;
+        // What a run has left is the session's, and its group with it.
+        if self.is_run && !self.is_stopped && self.group.processes().is_ok_and(|left| !left.is_empty()) {
+            return;
+        }
         // What cannot be removed now, the next sweep finds by its name.
         let _ = self.group.remove();
         if let Some(state) = &self.state {

@@ -53,6 +53,9 @@ impl Running {
             whole.into_iter().for_each(|whole| watch.keep_whole(stream, whole));
         }
         feed.into_iter().for_each(|feed| watch.feed(feed));
+        if self.is_run {
+            watch.within_session();
+        }
         if let Some(terminal) = terminal {
             watch.show(terminal).map_err(at("read a terminal"))?;
         }
@@ -61,6 +64,7 @@ impl Running {
             watch.count(counter);
         }
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd() }, caller);
+        self.is_stopped = self.is_run && ended.stop.is_some();
         let times = Times { ordered, finished: Instant::now() };
         let (mut kept, descriptors) = (watch.take_output(), watch.file_descriptors());
         let figures = self.figures(before, &ended);

@@ -8,6 +8,7 @@ mod child;
 mod host;
 mod place;
 mod seal;
+mod session;
 mod unrunnable;
 pub mod wire;
 
@@ -109,6 +110,16 @@ impl Executor for Init {
     }
 }
 
+/// What ends the wait for a task.
+enum End {
+    /// Its process has, with this status (wait(2)).
+    Exited(i32),
+    /// The runner said stop.
+    Told,
+    /// There is to be no task, but runs.
+    Host,
+}
+
 /// What an init has to itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -149,6 +160,11 @@ impl Init {
             seal::mount_proc().map_err(at(Step::Mount))?;
         }
         seal::seal(self.user(), self.sights, &self.masks)?;
+        self.fork_task(control, commands)
+    }
+
+    /// Forks what waits for the command.
+    fn fork_task(&self, control: &UnixStream, commands: UnixStream) -> Result<Pid, Failure> {
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;
@@ -164,8 +180,9 @@ impl Init {
         let _ = rustix::stdio::dup2_stdout(rustix::stdio::stdin())
             .and_then(|()| rustix::stdio::dup2_stderr(rustix::stdio::stdin()));
         match self.wait_for_end(task, control) {
+            End::Host => return self.lead_runs(task, control),
             // At once: what is left to end is not the task's time.
-            Some(status) => {
+            End::Exited(status) => {
                 let at = nanoseconds(ClockId::Monotonic);
                 let alone = !has_children();
                 notify(control, Notice::Exited { at, status, alone, used: kernel::used_by_children() });
@@ -174,7 +191,7 @@ impl Init {
                     notify(control, Notice::Alone { used: kernel::used_by_children() });
                 }
             }
-            None => {
+            End::Told => {
                 let status = end_all(task);
                 let used = kernel::used_by_children();
                 match status {
@@ -192,12 +209,11 @@ impl Init {
         while matches!(poll(&mut closed, None), Err(rustix::io::Errno::INTR)) {}
     }
 
-    /// The wait(2) status of the task's process, or None when the runner said stop first.
-    fn wait_for_end(&self, task: Pid, control: &UnixStream) -> Option<i32> {
+    fn wait_for_end(&self, task: Pid, control: &UnixStream) -> End {
         loop {
             loop {
                 match kernel::reap(false) {
-                    Ok(Some((pid, status))) if pid == task => return Some(status),
+                    Ok(Some((pid, status))) if pid == task => return End::Exited(status),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break,
                 }
@@ -209,10 +225,11 @@ impl Init {
                     Ok(Some((Request::Files(files), descriptors))) => self.place(&files, &descriptors, control),
                     // It may have ended in this moment.
                     Ok(Some((Request::Signal(signal), _))) => kernel::signal_group(task, signal),
-                    Ok(None) | Err(_) => return None,
+                    Ok(Some((Request::Host | Request::Run, _))) => return End::Host,
+                    Ok(None) | Err(_) => return End::Told,
                 },
                 Err(nix::errno::Errno::EINTR) => {}
-                Err(_) => return None,
+                Err(_) => return End::Told,
             }
         }
     }

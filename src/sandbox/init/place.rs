@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Mode, OFlags, fchmod, mkdirat, open, symlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, mkdirat, open, symlinkat, unlinkat};
 
 use super::wire::{Files, Source};
 use crate::sandbox::kernel::open_beneath;
@@ -25,6 +25,11 @@ pub fn files(workspace: &str, files: &Files, descriptors: &[OwnedFd], mut conten
     for (path, node) in files {
         for parent in path.parents() {
             directory(&root, parent)?;
+        }
+        // Of a session, where it takes the place of what is there. What others put there meanwhile is an error.
+        if !matches!(node, Node::Directory) {
+            let (parent, name) = parent(&root, path.as_str())?;
+            let _ = unlinkat(parent, name, AtFlags::empty());
         }
         match node {
             Node::Directory => directory(&root, path.as_str())?,

@@ -33,6 +33,11 @@ pub enum Request {
     Files(Files),
     /// To send the task's process group a signal.
     Signal(i32),
+    /// To lead runs from now on; the process that waits for a command is ended.
+    Host,
+    /// Of one that leads runs: to fork the leader of another one. With it come its ends of the two sockets, stdout and stderr, the list of
+    /// its group's processes, and the files by which that is entered.
+    Run,
 }
 
 /// Where a file's bytes are.

@@ -19,8 +19,14 @@ impl Events {
     /// The answer to a body of /execute.
     #[track_caller]
     pub fn of(server: &Server, body: &Value) -> Self {
+        Self::of_path(server, "/execute", body)
+    }
+
+    /// The same of another path.
+    #[track_caller]
+    pub fn of_path(server: &Server, path: &str, body: &Value) -> Self {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let request = agent.post(format!("{}/execute", server.url())).header("Accept", "text/event-stream");
+        let request = agent.post(format!("{}{path}", server.url())).header("Accept", "text/event-stream");
         let answer = request.content_type("application/json").send(body.to_string()).unwrap();
         assert_eq!(answer.status(), 200);
         assert_eq!(answer.headers()["content-type"], "text/event-stream");
