@@ -95,6 +95,17 @@ fn follow_a_task_and_talk_to_it() {
 }
 
 #[test]
+fn sessions() {
+    let server = Server::start_open();
+    let [script] = blocks("Sessions", "sh")[..] else { panic!("one script") };
+    let told = output("bash", "-c", script, &server);
+    for part in ["Hello, session\\n", "Hello, file\n", "\"notes.txt\"", "\"blob\":\"sha256:", "\"format\":\"tar\""] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert_eq!(server.get("/sessions").json(), json!({ "sessions": [] }));
+}
+
+#[test]
 fn jobs() {
     let server = Server::start_open();
     let [submit] = curls("Jobs")[..] else { panic!("one request") };

@@ -37,11 +37,12 @@ impl Created {
         let name = container.name.clone();
         let held = GroupLimits::from(limits).with_processes(limits.processes + RUNS);
         container.limit(&held)?;
-        container.group.host(container.init.pid.as_raw_nonzero().get())?;
         let workspace = Workspace::of(container.init.pid.as_raw_nonzero().get()).map_err(at("open the workspace"))?;
         workspace.resize(limits.workspace).map_err(ContainerError::NotInForce)?;
         frame::send(&container.control, &Request::Host).map_err(at("have the init lead runs"))?;
         container.wait_until_ready()?;
+        // Nobody else is in it any more.
+        container.group.host(container.init.pid.as_raw_nonzero().get())?;
         Ok(Session { container, name, made: 0 })
     }
 }
