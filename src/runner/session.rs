@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{WaitOptions, wait};
 
 use super::wire::{FileAnswer, FileOrder, Notice, Order};
 use super::{Front, RunnerError, Watchdog, at, report, say, unpack};
@@ -32,6 +33,8 @@ pub fn serve(slot: &Slot, mut session: Session, max: &Limits, socket: &UnixStrea
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(at("wait for an order")(errno)),
         }
+        // Watchers that have ended. That the init is among them shows below.
+        while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
         let [asked, ended] = fds.map(|fd| !fd.revents().is_empty());
         if ended {
             return Ok(());

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use tokio::net::UnixStream;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::handle::{Notices, Running, send_with};
 use super::share::Held;
@@ -14,6 +14,8 @@ use super::{Client, Finished, Job, Scheduler};
 use crate::runner::wire::{FileAnswer, FileOrder, Notice, Order};
 use crate::task::{FileRefusal, Report};
 
+/// Runs of a session at once; others wait for them.
+const RUNS: usize = 8;
 /// Orders that wait for a session's runner.
 const ORDERS: usize = 16;
 
@@ -44,6 +46,8 @@ pub struct Hosted {
     orders: mpsc::Sender<Asked>,
     ended: watch::Receiver<bool>,
     stop: watch::Sender<bool>,
+    /// For runs at once.
+    places: Semaphore,
     _lease: Lease,
 }
 
@@ -71,7 +75,7 @@ impl Hosted {
             }
             end.send_replace(true);
         });
-        Self { orders, ended, stop, _lease: Lease::take(scheduler, client, memory) }
+        Self { orders, ended, stop, places: Semaphore::new(RUNS), _lease: Lease::take(scheduler, client, memory) }
     }
 
     /// Lets go of its runner, which ends with everything in its container, whoever is still at work in it.
@@ -101,6 +105,13 @@ impl Hosted {
     /// Runs a job, which nothing else stands before.
     pub(super) async fn run(self: Arc<Self>, job: Job) {
         let Job { submission, mut reply, ticket, started, .. } = job;
+        let mut lost = std::pin::pin!(self.lost());
+        // Nobody who does not wait any more has one.
+        let _place = tokio::select! {
+            place = self.places.acquire() => place,
+            () = &mut lost => return drop(reply.send(Report::not_executed("the session has ended").into())),
+            () = reply.closed() => return,
+        };
         let (socket, theirs) = match std::os::unix::net::UnixStream::pair() {
             Ok(pair) => pair,
             Err(error) => return drop(reply.send(Report::fault(format!("make a socket pair: {error}")).into())),

@@ -149,7 +149,9 @@ pub enum Full {
     Owner(usize),
     #[error("there are {0} sessions, as many as there may be (sessions.count)")]
     All(usize),
-    #[error("the sessions' memory limits add up to as much as they may have together")]
+    #[error(
+        "the sessions' memory limits add up to the half of execution.memory_budget that they may have: ask for less memory_limit, or later"
+    )]
     Memory,
 }
 

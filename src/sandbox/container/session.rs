@@ -1,8 +1,10 @@
 //! A container that stays, and has runs one after the other and beside each other: a session's.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 
 use super::{ContainerError, Created, First, InitProcess, Inside, Outside, RemoveOnFailure, Result, Running};
 use super::{at, late, set_up_failed};
@@ -138,7 +140,7 @@ impl Session {
     /// # Errors
     /// The outer one when the session cannot be asked; the inner one is why they could not be written.
     pub fn place(&self, nodes: &BTreeMap<WorkspacePath, Node<Artifact>>) -> Result<std::result::Result<(), String>> {
-        let (mut files, mut sources) = (Files::new(), Vec::new());
+        let (mut files, mut sources) = (Files::new(), Vec::<Arc<File>>::new());
         for (path, node) in nodes {
             let node = match node {
                 Node::Directory => Node::Directory,
@@ -154,8 +156,12 @@ impl Session {
                     let Artifact::File(Slice { file, offset, size }) = kept else {
                         return Err(ContainerError::NoInit);
                     };
-                    sources.push(file);
-                    let index = sources.len() as u32 - 1;
+                    // All that an archive holds is in one file.
+                    let known = sources.iter().rposition(|known| Arc::ptr_eq(known, &file));
+                    let index = known.unwrap_or_else(|| {
+                        sources.push(file);
+                        sources.len() - 1
+                    }) as u32;
                     Node::File { content: Source::File { index, offset, size }, mode: *mode }
                 }
             };
