@@ -1,4 +1,4 @@
-//! Requests that are followed: how soon output is told, and what those cost that wait.
+//! Requests that are followed: how soon output is told, and what those cost that wait. Sessions: what one costs, and what is run in it.
 
 use std::io::{BufRead, BufReader, Read};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,11 +8,13 @@ use serde_json::{Value, json};
 use crate::Run;
 use crate::common::support::Server;
 use crate::common::support::live::Events;
-use crate::common::{Percentiles, SETTINGS, ms};
+use crate::common::{Client, Percentiles, SETTINGS, ms};
+use crate::transfer::in_turns;
 
 pub fn all(run: &mut Run, server: &Server) {
     first_byte(run, server);
     idle_streams(run);
+    sessions(run);
 }
 
 /// From the time that a task writes to the time at which a client has read it.
@@ -57,6 +59,56 @@ fn idle_streams(run: &mut Run) {
     run.tell(format!("{STREAMS} open streams that wait: {grown:.1} MiB of the front's memory"));
     run.raw.insert("1000 streams".into(), Value::from(grown));
     run.at_most("1,000 open idle streams: the front's memory", grown, 20.0, 10.0, "MiB");
+}
+
+/// Making one beside a task, a task in one beside a bare spawn, and the memory of one in which nothing is done.
+fn sessions(run: &mut Run) {
+    run.begins("sessions");
+    const IDLE: usize = 10;
+    let more = [("FABER_SESSIONS__COUNT", "20"), ("FABER_SESSIONS__PER_KEY", "20")];
+    let server = Server::start(&["--open-mode"], &[&SETTINGS[..], &more].concat());
+    let agent = ureq::agent();
+    let small = json!({ "resource_limits": { "memory_limit": 64 << 20 } }).to_string();
+    let url = format!("{}/sessions", server.url());
+    let create = || {
+        let mut answer = agent.post(&url).content_type("application/json").send(&small).unwrap();
+        let session: Value = serde_json::from_str(&answer.body_mut().read_to_string().unwrap()).unwrap();
+        format!("{url}/{}", session["id"].as_str().unwrap())
+    };
+    let plain = Client::new(&server, &json!({ "command": "true" }));
+    let session = create();
+    let path = format!("{}/execute", session.strip_prefix(&server.url()).unwrap());
+    let within = Client::of(&server, &path, &json!({ "tasks": [{ "command": "true" }] }));
+    let made = || {
+        let begun = std::time::Instant::now();
+        let session = create();
+        let took = begun.elapsed();
+        agent.delete(&session).call().unwrap();
+        // Another runner takes the place of the one that this took.
+        std::thread::sleep(Duration::from_millis(100));
+        took
+    };
+    let bare = || {
+        let begun = std::time::Instant::now();
+        std::process::Command::new("true").status().unwrap();
+        begun.elapsed()
+    };
+    let [bare, plain, within, made] =
+        in_turns(run.args.times(100, 5), [&bare, &|| plain.ask(), &|| within.ask(), &made]);
+    let runners = |server: &Server| server.processes("runner").into_iter().map(private).sum::<u64>();
+    let before = runners(&server);
+    let idle: Vec<String> = (0..IDLE).map(|_| create()).collect();
+    std::thread::sleep(Duration::from_secs(1));
+    let each = runners(&server).saturating_sub(before) as f64 / 1024.0 / IDLE as f64;
+    run.tell(format!(
+        "a session: made in {made:.2} ms beside {plain:.2} of `true`, `true` in it {within:.2} ms beside {bare:.2} bare, its runner {each:.1} MiB"
+    ));
+    idle.iter().chain([&session]).for_each(|session| _ = agent.delete(session).call().unwrap());
+    run.raw
+        .insert("session".into(), json!({ "bare": bare, "true": plain, "within": within, "made": made, "idle": each }));
+    run.at_most("creating a session: a `true` task", made / plain, 1.2, 1.0, "x");
+    run.at_most("`true` in a session: a bare spawn", within / bare, 1.5, 1.2, "x");
+    run.at_most("an idle session's runner", each, 7.5, 5.0, "MiB");
 }
 
 /// KiB that are this process's alone (proc_pid_smaps(5)).

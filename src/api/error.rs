@@ -80,6 +80,8 @@ pub enum ApiError {
     NotHere(String),
     #[error("{0}")]
     Gone(String),
+    #[error("{0}")]
+    Quota(String),
     #[error("All capacity is in use, please try again later")]
     Saturated { retry_after: Duration },
 }
@@ -100,7 +102,7 @@ impl ApiError {
             Self::Late => (StatusCode::REQUEST_TIMEOUT, "Request timeout"),
             Self::TooLarge | Self::TooLargeFor(_) => (StatusCode::PAYLOAD_TOO_LARGE, "Request too large"),
             Self::NotJson | Self::Encoded => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type"),
-            Self::RateLimited { .. } => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
+            Self::RateLimited { .. } | Self::Quota(_) => (StatusCode::TOO_MANY_REQUESTS, "Rate limit exceeded"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "Internal server error"),
             Self::Missing(_) => (StatusCode::NOT_FOUND, "Not found"),
             Self::OtherBody(_) => (StatusCode::UNPROCESSABLE_ENTITY, "Idempotency conflict"),

@@ -296,7 +296,7 @@ fn sessions_are_their_owners_and_so_many() {
     let full = make(&key);
     assert_eq!(
         (full.status, full.json()["details"].as_str().unwrap().contains("sessions.per_key")),
-        (503, true),
+        (429, true),
         "{}",
         full.text
     );

@@ -107,8 +107,8 @@ impl SessionRequest {
     }
 }
 
-/// A session.
-#[derive(Debug, Serialize, ToSchema)]
+/// A session; of one that has ended there is its id, its state and the reason.
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(example = json!({"id": "7f9c24e8b1d04f6a9e3d5c2b1a0f8e7d", "state": "open", "image": "host", "created_at": "2026-01-02T03:04:05.000Z",
     "expires_at": "2026-01-02T04:04:05.000Z", "idle_timeout": "5m", "lifetime": "1h",
     "limits": {"memory_limit": 536870912, "max_processes": 10, "workspace_limit": 268435456}}))]
@@ -119,21 +119,19 @@ pub struct SessionInfo {
     /// Why it has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    #[serde(flatten)]
-    pub open: Option<OpenSession>,
-}
-
-/// What is told of one that has not ended.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(example = json!({"image": "host", "created_at": "2026-01-02T03:04:05.000Z", "expires_at": "2026-01-02T04:04:05.000Z",
-    "idle_timeout": "5m", "lifetime": "1h", "limits": {"memory_limit": 536870912, "max_processes": 10, "workspace_limit": 268435456}}))]
-pub struct OpenSession {
-    pub image: String,
-    pub created_at: String,
-    pub expires_at: String,
-    pub idle_timeout: String,
-    pub lifetime: String,
-    pub limits: SessionLimits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// When it ends whatever is done in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_timeout: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lifetime: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SessionLimits>,
 }
 
 /// What all of it is held to. Bytes.
@@ -156,22 +154,24 @@ impl SessionInfo {
     pub fn of(session: &Session) -> Self {
         let opening = &session.opening;
         let time = |time: SystemTime| humantime::format_rfc3339_millis(time).to_string();
-        let open = OpenSession {
-            image: opening.image.name.to_string(),
-            created_at: time(session.created_at),
-            expires_at: time(session.expires_at()),
-            idle_timeout: Span(opening.idle_timeout).to_string(),
-            lifetime: Span(opening.lifetime).to_string(),
-            limits: SessionLimits {
+        Self {
+            id: session.id.to_string(),
+            state: "open",
+            reason: None,
+            image: Some(opening.image.name.to_string()),
+            created_at: Some(time(session.created_at)),
+            expires_at: Some(time(session.expires_at())),
+            idle_timeout: Some(Span(opening.idle_timeout).to_string()),
+            lifetime: Some(Span(opening.lifetime).to_string()),
+            limits: Some(SessionLimits {
                 memory_limit: opening.limits.memory,
                 max_processes: opening.limits.processes,
                 workspace_limit: opening.limits.workspace,
-            },
-        };
-        Self { id: session.id.to_string(), state: "open", reason: None, open: Some(open) }
+            }),
+        }
     }
 
     pub fn ended(id: &str, reason: Reason) -> Self {
-        Self { id: id.to_owned(), state: "ended", reason: Some(reason.to_string()), open: None }
+        Self { id: id.to_owned(), state: "ended", reason: Some(reason.to_string()), ..Self::default() }
     }
 }

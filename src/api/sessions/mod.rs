@@ -200,9 +200,12 @@ pub async fn run(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
+    let (body, mut held) = take_body(&app, client, &headers, body).await?;
+    held.more(parsed_size(&body))?;
+    let request = execute::parse(&body, app.settings().config.execution.max_tasks as usize)?;
+    drop(body);
     let session = enter(&app, &jobs::owner_of(client, owner.clone()), &id)?;
-    let (body, held) = take_body(&app, client, &headers, body).await?;
-    let (planned, mut held) = plan(&app, &session, &body, held)?;
+    let (planned, mut held) = plan(&app, &session, request, held)?;
     if sse::is_wanted(&headers) {
         let writing = app.buffers.hold(client);
         let running = Running::start(&app, Asking { client, owner }, planned, held, None).await?;
@@ -216,10 +219,12 @@ pub async fn run(
     }
 }
 
-fn plan(app: &App, session: &Session, body: &[u8], mut held: Held) -> Result<(Planned, Held), ApiError> {
-    held.more(parsed_size(body))?;
-    let execute::ExecuteRequest { tasks, connect } =
-        execute::parse(body, app.settings().config.execution.max_tasks as usize)?;
+fn plan(
+    app: &App,
+    session: &Session,
+    execute::ExecuteRequest { tasks, connect }: execute::ExecuteRequest,
+    mut held: Held,
+) -> Result<(Planned, Held), ApiError> {
     let count = tasks.len();
     tracing::Span::current().record("tasks", count);
     let opening = &session.opening;
@@ -254,7 +259,10 @@ fn enter(app: &App, owner: &str, id: &str) -> Result<Busy, ApiError> {
 }
 
 fn full(full: Full) -> ApiError {
-    ApiError::NotHere(full.to_string())
+    match full {
+        Full::Owner(_) => ApiError::Quota(full.to_string()),
+        Full::All(_) | Full::Memory => ApiError::NotHere(full.to_string()),
+    }
 }
 
 fn no_session(lack: NoSession) -> ApiError {
