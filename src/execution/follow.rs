@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use futures_util::future::{self, Either};
 use rustix::pipe::{PipeFlags, pipe_with};
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{mpsc, oneshot};
 
@@ -212,13 +211,17 @@ impl Attached {
 
 /// Reads a stream to its end, and tells it in pieces that end where characters do.
 async fn read(pipe: Option<Receiver>, left: &AtomicU64, tell: impl Fn(Vec<u8>, u64)) {
-    let Some(mut pipe) = pipe else { return };
+    let Some(pipe) = pipe else { return };
     let (mut offset, mut pending) = (0, Vec::new());
     loop {
+        // As long as nothing comes there is no memory for it.
+        let is_readable = pipe.readable().await.is_ok();
         let at_hand = pending.len();
         pending.reserve(CHUNK);
-        match (&mut pipe).take(CHUNK as u64).read_buf(&mut pending).await {
+        let came = if is_readable { pipe.try_read_buf(&mut pending) } else { Ok(0) };
+        match came {
             Ok(1..) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             // What a stream ends with is told, whatever it is.
             Ok(0) | Err(_) if pending.is_empty() => return,
             Ok(0) | Err(_) => {
