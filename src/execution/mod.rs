@@ -29,7 +29,7 @@ use crate::graph::{Connection, Plan, PlanError};
 use crate::scheduler::{Admission, Asker, Finished, Hosted, QueueTimeout, Saturated, Scheduler, Submission};
 use crate::task::{
     Bounds, Content, Expect, ImageName, Job, Limits, Offer, Outcome, Report, ResourceLimits, Status, Task, TaskRequest,
-    TaskResult, Verdict, WORKSPACE_BYTES,
+    TaskResult, Verdict,
 };
 pub use answer::{Room, tell_compilation, told_inline};
 pub use bind::{Loose, all_of};
@@ -220,8 +220,7 @@ impl Planned {
             for task in job.compile.as_deref_mut().into_iter().chain([&mut job.run]) {
                 task.limits.memory = task.limits.memory.min(within.limits.memory);
                 task.limits.processes = task.limits.processes.min(within.limits.processes);
-                // The workspace is the session's.
-                task.limits.workspace = WORKSPACE_BYTES;
+                task.limits.workspace = within.limits.workspace;
             }
             if let Some(compile) = &mut job.compile {
                 // It is there already, with everything else.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -213,6 +214,8 @@ impl Running<'_> {
                 _ = cancelled.wait_for(|cancelled| *cancelled) => {}
             }
         };
+        // Who was heard once is not asked again.
+        let given_up = given_up.fuse();
         tokio::pin!(given_up);
         if let Some(ticket) = &mut ticket {
             tokio::select! {

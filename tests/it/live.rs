@@ -431,6 +431,18 @@ fn messages_that_make_no_sense_change_nothing() {
 }
 
 #[test]
+fn a_result_that_is_more_than_a_message_may_be_is_told_so() {
+    let env = [("FABER_SERVER__BUFFERS", "64MiB"), PATIENT[0], PATIENT[1]];
+    let server = Server::start(&["--open-mode"], &env);
+    // Of a NUL there are six characters in JSON.
+    let task = json!({ "command": "head", "args": ["-c", "12M", "/dev/zero"], "resource_limits": { "max_output_size": 13 << 20 } });
+    let mut live = Live::start(&server, &task);
+    live.wait_for("error");
+    assert_eq!(live.closed(), 1009);
+    assert_eq!(server.shell("echo on"), "on");
+}
+
+#[test]
 fn who_may_not_ask_gets_no_socket() {
     let (key, hash) = new_key();
     let env = [("FABER_AUTH__KEYS", hash.as_str()), ("FABER_SERVER__CORS_ORIGINS", "https://here.example")];

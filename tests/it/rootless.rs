@@ -193,6 +193,8 @@ fn a_user_without_groups_is_warned_and_watched() {
         let mut server = Server::start_after(&preparation, &["--open-mode", "--no-cgroup"], &[]);
         assert!(server.log().contains("WARNING: without control groups"), "{}", server.log());
         assert_eq!(server.shell("echo served"), "served");
+        let text = "Sessions need control groups, which this server does without";
+        server.post_to("/sessions", "{}", &[]).is_error(503, "Service unavailable", text);
         assert_eq!(server.stop(), Some(0), "{}", server.log());
     }
 }

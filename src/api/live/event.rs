@@ -165,6 +165,12 @@ impl Texts for Named<'_> {
 }
 
 impl Told {
+    /// The same of an end, which takes no room to speak of.
+    pub fn last_message(mut self) -> String {
+        let named = Named { event: self.name(), told: &mut self };
+        serde_json::to_string(&named).unwrap_or_default()
+    }
+
     /// As a message by itself.
     ///
     /// # Errors

@@ -296,7 +296,16 @@ async fn tell(
 
 /// None: nobody hears it.
 async fn say(sink: &mut SplitSink<WebSocket, Message>, told: Told, held: Held) -> Option<Held> {
-    let (text, mut held) = told.message(held).ok()?;
+    let (text, mut held) = match told.message(held) {
+        Ok(both) => both,
+        // A message is in memory as a whole: a result of many bytes that are no text may be more than there is.
+        Err(error) => {
+            let text = Told::from(Entry::End(Err(error))).last_message();
+            timeout(READ_PATIENCE, sink.send(Message::Text(text.into()))).await.ok()?.ok()?;
+            close(sink, close_code::SIZE).await;
+            return None;
+        }
+    };
     let size = text.len() as u64;
     timeout(READ_PATIENCE, sink.send(Message::Text(text.into()))).await.ok()?.ok()?;
     held.less(size);

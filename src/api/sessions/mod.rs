@@ -58,6 +58,9 @@ pub async fn create(
     held.more(parsed_size(&body))?;
     let request: SessionRequest = parse_object(&body)?;
     let settings = app.settings();
+    if !settings.config.execution.cgroup {
+        return Err(ApiError::NotHere("Sessions need control groups, which this server does without".into()));
+    }
     let (idle_timeout, lifetime) = request.times(&settings.config.sessions)?;
     let (env, defaults) = (request.env.clone(), request.resource_limits.clone().unwrap_or_default());
     let offers = offers(&app)?;
