@@ -39,6 +39,7 @@ pub struct BlobInfo {
 /// Keep bytes as a blob: any body, which is streamed to the disk.
 #[utoipa::path(
     put,
+    operation_id = "put_blob",
     path = "/blobs",
     tag = "Blobs",
     request_body(content = Option<String>, content_type = "application/octet-stream", description = "The bytes, as they are."),
@@ -69,6 +70,7 @@ pub async fn put(
 /// Keep bytes as the blob of this name: other bytes are refused.
 #[utoipa::path(
     put,
+    operation_id = "put_named_blob",
     path = "/blobs/{blob}",
     tag = "Blobs",
     params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
@@ -105,6 +107,7 @@ pub async fn put_named(
 /// A blob's bytes, or with `Range` a part of them.
 #[utoipa::path(
     get,
+    operation_id = "get_blob",
     path = "/blobs/{blob}",
     tag = "Blobs",
     params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
@@ -148,6 +151,7 @@ pub async fn get(
 /// Whether a blob is there, and how large it is.
 #[utoipa::path(
     head,
+    operation_id = "head_blob",
     path = "/blobs/{blob}",
     tag = "Blobs",
     params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",
@@ -174,6 +178,7 @@ pub async fn head(State(app): State<Arc<App>>, Path(blob): Path<String>) -> Resu
 /// Take a blob out of one's own account; its bytes go with the last one's.
 #[utoipa::path(
     delete,
+    operation_id = "delete_blob",
     path = "/blobs/{blob}",
     tag = "Blobs",
     params(("blob" = String, Path, pattern = "^sha256:[0-9a-f]{64}$", description = "sha256: and 64 hexadecimal digits",

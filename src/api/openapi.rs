@@ -101,6 +101,16 @@ mod tests {
         assert_eq!(document["components"]["securitySchemes"]["api_key"]["scheme"], "bearer");
     }
 
+    /// Or whoever makes a client of it has one name twice (OpenAPI 3.1, Operation Object).
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let document = serde_json::to_value(document()).unwrap();
+        let operations = document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap());
+        let names: Vec<&str> = operations.filter_map(|(_, operation)| operation["operationId"].as_str()).collect();
+        let different: std::collections::BTreeSet<&str> = names.iter().copied().collect();
+        assert!(names.len() > 20 && names.len() == different.len(), "{names:?}");
+    }
+
     #[test]
     fn the_examples_are_what_they_stand_for() {
         let document = serde_json::to_value(document()).unwrap();

@@ -106,8 +106,8 @@ fn each_cell_has_its_own_limits_figures_and_outcome() {
     for (result, (script, _, status)) in results.iter().zip(kinds.iter().cycle()) {
         assert_eq!(result["status"], *status, "{script}: {result}");
     }
-    // 40 MiB, 300 ms of CPU, three processes: told of each, and of no neighbour.
-    let large = json!({ "command": "python3", "args": ["-c", "x = bytearray(40 << 20)\nimport time\nwhile time.process_time() < 0.3: pass"] });
+    // 40 MiB, a second of CPU (a shell takes a third of one where the machine is emulated), three processes: told of each, and of no neighbour.
+    let large = json!({ "command": "python3", "args": ["-c", "x = bytearray(40 << 20)\nimport time\nwhile time.process_time() < 1: pass"] });
     let small = bash("sleep 0.01 & sleep 0.01 & wait");
     let tasks: Vec<&Value> = (0..10).flat_map(|_| [&large, &small]).collect();
     let (mut least, mut most) = (u64::MAX, 0);
@@ -117,7 +117,7 @@ fn each_cell_has_its_own_limits_figures_and_outcome() {
         let (memory, cpu, processes) =
             (figure("memory_peak_bytes") >> 20, figure("cpu_time_ns") / 1_000_000, figure("process_count"));
         match is_large {
-            true => assert!((40..60).contains(&memory) && cpu >= 300 && processes == 1, "{usage}"),
+            true => assert!((40..60).contains(&memory) && cpu >= 1000 && processes == 1, "{usage}"),
             false => assert!(memory < 8 && processes == 3, "{usage}"),
         }
         if *is_large { least = least.min(cpu) } else { most = most.max(cpu) }

@@ -168,7 +168,8 @@ fn everything_killed_at_once_is_swept_by_the_next_start() {
     let client = ask(&server, json!([sleep("61.4")]));
     eventually("the task runs", || running(&["sleep", "61.4"]).len() == 1);
     let family = Family::of(server.pid());
-    let others = [server.processes("front"), server.processes("runner")].concat();
+    // A runner whose front is gone would remove its groups while it still can.
+    let others = [server.processes("runner"), server.processes("front")].concat();
     signal(server.pid(), Signal::SIGSTOP);
     for pid in others {
         signal(pid, Signal::SIGKILL);

@@ -36,6 +36,7 @@ const PAGE: usize = 50;
 /// Hand in tasks or a judgement to be run later: it is on the disk when this answers.
 #[utoipa::path(
     post,
+    operation_id = "submit_job",
     path = "/jobs",
     tag = "Jobs",
     params(("Idempotency-Key" = Option<String>, Header, max_length = 255, min_length = 1, pattern = "^[!-~]+$",
@@ -128,6 +129,7 @@ pub struct Wait {
 /// A job, with its response once there is one.
 #[utoipa::path(
     get,
+    operation_id = "get_job",
     path = "/jobs/{id}",
     tag = "Jobs",
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$", description = "As POST /jobs told it", example = "000643f1a2b3c4d50123456789abcdef"), Wait),
@@ -197,6 +199,7 @@ pub struct Page {
 /// One's own jobs, newest first, without their responses.
 #[utoipa::path(
     get,
+    operation_id = "list_jobs",
     path = "/jobs",
     tag = "Jobs",
     params(Page),
@@ -231,6 +234,7 @@ pub async fn list(
 /// Cancel a job that is queued or running, forget one that has ended.
 #[utoipa::path(
     delete,
+    operation_id = "delete_job",
     path = "/jobs/{id}",
     tag = "Jobs",
     params(("id" = String, Path, pattern = "^[0-9a-f]{32}$", description = "As POST /jobs told it", example = "000643f1a2b3c4d50123456789abcdef")),

@@ -107,6 +107,7 @@ fn object<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<TaskReque
 /// and changes nothing. A client that goes away ends its task.
 #[utoipa::path(
     get,
+    operation_id = "execute_live",
     path = "/execute/live",
     tag = "Task Execution",
     responses(

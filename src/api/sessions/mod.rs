@@ -29,6 +29,7 @@ pub use form::{SessionInfo, SessionList, SessionRequest};
 /// Keep a container: its workspace and its processes stay from one execution to the next.
 #[utoipa::path(
     post,
+    operation_id = "create_session",
     path = "/sessions",
     tag = "Sessions",
     request_body(content = SessionRequest, example = json!({"image": "host", "idle_timeout": "5m"})),
@@ -98,6 +99,7 @@ async fn fetched(app: &App, client: Client, job: Job) -> Result<Task<crate::arti
 /// One's own sessions, the newest first.
 #[utoipa::path(
     get,
+    operation_id = "list_sessions",
     path = "/sessions",
     tag = "Sessions",
     responses(NotAdmitted, (status = 200, description = "Those that have not ended.", body = SessionList))
@@ -114,6 +116,7 @@ pub async fn list(
 /// What is known of a session; of one that has ended for an hour why it did.
 #[utoipa::path(
     get,
+    operation_id = "get_session",
     path = "/sessions/{id}",
     tag = "Sessions",
     params(("id" = String, Path, description = "As it was told", example = "00000000000000000000000000000000")),
@@ -141,6 +144,7 @@ pub async fn get(
 /// End a session, and everything in it.
 #[utoipa::path(
     delete,
+    operation_id = "delete_session",
     path = "/sessions/{id}",
     tag = "Sessions",
     params(("id" = String, Path, description = "As it was told", example = "00000000000000000000000000000000")),
@@ -171,6 +175,7 @@ pub async fn delete(
 /// own usage and outcome. What they leave running stays until the session ends.
 #[utoipa::path(
     post,
+    operation_id = "execute_in_session",
     path = "/sessions/{id}/execute",
     tag = "Sessions",
     params(("id" = String, Path, description = "As it was told", example = "00000000000000000000000000000000")),
