@@ -39,6 +39,11 @@ fn shell(server: &Server, id: &str, script: &str) -> String {
     result["stdout"].as_str().unwrap_or_default().trim().to_owned()
 }
 
+/// Waits until what a shell has left in the background is one that sleeps: it may end before that has been executed.
+fn sleeps(time: &str) {
+    eventually("it sleeps", || running(&["sleep", time]).len() == 1);
+}
+
 #[track_caller]
 fn ended(server: &Server, id: &str, reason: &str) {
     eventually("it has ended", || server.get(&format!("/sessions/{id}")).json()["state"] == "ended");
@@ -57,7 +62,7 @@ fn files_and_processes_stay_and_figures_are_each_runs_own() {
     assert_eq!(shell(&server, &id, "cat kept /tmp/t"), "kept\nt");
     // What is left running is there for the next one, as files are.
     shell(&server, &id, "sleep 4401.5 > /dev/null 2>&1 & echo $! > pid");
-    assert_eq!(running(&["sleep", "4401.5"]).len(), 1);
+    sleeps("4401.5");
     assert_eq!(shell(&server, &id, "tr '\\0' ' ' < /proc/$(cat pid)/cmdline"), "sleep 4401.5");
     let busy = run(&server, &id, bash("i=0; while [ $i -lt 200000 ]; do i=$((i + 1)); done"));
     let quiet = run(&server, &id, bash("true"));
@@ -109,6 +114,7 @@ fn a_run_is_held_to_its_limits_and_the_session_goes_on() {
     assert_eq!(slow["status"], "CpuLimitExceeded", "{slow}");
     // At a limit all that the run has started ends, and nothing else.
     shell(&server, &id, "sleep 4402.5 > /dev/null 2>&1 &");
+    sleeps("4402.5");
     let late = run(
         &server,
         &id,
@@ -320,7 +326,8 @@ fn sessions_are_their_owners_and_so_many() {
 fn one_session_knows_nothing_of_another() {
     let server = Server::start_open();
     let [one, other] = [(); 2].map(|()| create(&server, json!({})));
-    shell(&server, &one, "echo secret > secret; echo t > /tmp/t; sleep 4405.5 > /dev/null 2>&1 & sleep 0.1");
+    shell(&server, &one, "echo secret > secret; echo t > /tmp/t; sleep 4405.5 > /dev/null 2>&1 &");
+    sleeps("4405.5");
     assert_eq!(shell(&server, &other, "ls; ls /tmp; pgrep -c sleep; kill -9 -1; echo on"), "0\non");
     assert_eq!(running(&["sleep", "4405.5"]).len(), 1);
     assert_eq!(server.shell("find /workspace /tmp -mindepth 1; echo on"), "on");
@@ -338,6 +345,7 @@ fn whoever_dies_takes_no_more_along_than_was_its() {
     let [one, other] = [(); 2].map(|()| create(&server, json!({})));
     shell(&server, &one, "echo kept > kept");
     shell(&server, &other, "sleep 4406.5 > /dev/null 2>&1 &");
+    sleeps("4406.5");
     eventually("others take the runners' places", || server.processes("runner").len() == runners + 2);
     // The one whose sleep it is.
     let of_sleep = {
@@ -353,13 +361,14 @@ fn whoever_dies_takes_no_more_along_than_was_its() {
     };
     kill(Pid::from_raw(of_sleep), Signal::SIGKILL).unwrap();
     ended(&server, &other, "Faber lost it");
-    assert!(running(&["sleep", "4406.5"]).is_empty());
+    eventually("its processes end with it", || running(&["sleep", "4406.5"]).is_empty());
     assert_eq!(shell(&server, &one, "cat kept"), "kept");
     eventually("no more runners than are needed", || server.processes("runner").len() == runners + 1);
     assert_eq!(server.send("DELETE", &format!("/sessions/{one}"), &[], &[]).status, 204);
     eventually("as many as before", || server.processes("runner").len() == runners);
     let id = create(&server, json!({}));
     shell(&server, &id, "sleep 4407.5 > /dev/null 2>&1 &");
+    sleeps("4407.5");
     kill(Pid::from_raw(server.front()), Signal::SIGKILL).unwrap();
     eventually("nothing of it is left", || running(&["sleep", "4407.5"]).is_empty());
     eventually("it serves again", || server.get("/health").status == 200);

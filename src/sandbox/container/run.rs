@@ -107,8 +107,11 @@ impl Running {
             Err(_) if ended.notice.is_none() => before.io,
             other => other.map_err(at("read what the task read and wrote"))?,
         };
+        let out_of_memory = self.group.out_of_memory().map_err(ContainerError::Figures)?;
+        // What a session's run met may be the limit of all that runs there.
+        let is_own = out_of_memory.is_own || self.is_run && out_of_memory.kills > 0;
         Ok(Figures {
-            out_of_memory: self.group.out_of_memory().map_err(ContainerError::Figures)?,
+            out_of_memory: OutOfMemory { is_own, ..out_of_memory },
             measured: self.group.measure().map_err(ContainerError::Figures)?,
             io,
         })
