@@ -38,11 +38,15 @@ def test_streams() -> None:
         events = list(faber.stream([{"command": "bash", "args": ["-c", r"printf 'a\377'; printf b"]}]))
         assert b"".join(event.bytes for event in events if event.name == "stdout") == b"a\xffb"
         assert (events[-1].name, events[-2].result["status"]) == ("done", "Success")
+        # What ends lines elsewhere ends none here.
+        ends = "a\u2028b\u2029c\u0085d\rdata: e\n"
+        events = list(faber.stream([{"command": "cat", "stdin": ends}]))
+        assert b"".join(event.bytes for event in events if event.name == "stdout").decode() == ends
         for event in faber.stream([{"command": "bash", "args": ["-c", "echo on; sleep 60"]}]):
             if event.name == "stdout":
                 break
         try:
-            next(faber.stream([{"command": " "}]))
+            next(iter(faber.stream([{"command": " "}])))
             raise AssertionError("it makes no sense")
         except InvalidRequest as error:
             assert error.details == "Invalid command: command cannot be empty"
@@ -94,6 +98,12 @@ def test_sessions() -> None:
             assert [entry["name"] for entry in session.list()] == ["a", "c d.bin", "e"]
             assert [entry["name"] for entry in session.list("a")] == ["b.txt"]
             session.remove("e")
+            for path in ("..", "../../sessions", "a/../../..", ".", "", "/a", "a//b"):
+                try:
+                    session.remove(path)
+                    raise AssertionError(f"{path} leads elsewhere")
+                except ValueError:
+                    pass
             names = [event.name for event in session.stream([BASH])]  # type: ignore[list-item]
             assert "stdout" in names and names[-1] == "done"
             kept = session.snapshot()

@@ -57,6 +57,17 @@ function environment(name: string): string | undefined {
   return process?.env?.[name] || undefined;
 }
 
+/** Whoever is asked to wait longer before it tries again is told so instead; seconds. */
+const LONGEST_PAUSE = 60;
+
+/** A part of a path, which leads nowhere else: fetch resolves dots before it asks. */
+function segment(name: string): string {
+  if (name === "" || name === "." || name === "..") {
+    throw new TypeError(`${JSON.stringify(name)} is no name`);
+  }
+  return encodeURIComponent(name);
+}
+
 const sleep = (milliseconds: number) => new Promise<void>((resolve) => setTimeout(resolve, milliseconds));
 
 /** What runs tasks: a server, or a session. */
@@ -144,12 +155,12 @@ export class Faber extends Tasks {
 
   /** A blob's bytes, as an answer of fetch: `arrayBuffer()`, or `body` to be read as it comes. */
   getBlob(blob: string, call: Call = {}): Promise<Response> {
-    return this.send({ method: "GET", path: `/blobs/${encodeURIComponent(blob)}`, ...call });
+    return this.send({ method: "GET", path: `/blobs/${segment(blob)}`, ...call });
   }
 
   /** Takes a blob out of one's own. */
   async deleteBlob(blob: string): Promise<void> {
-    await this.send({ method: "DELETE", path: `/blobs/${encodeURIComponent(blob)}` });
+    await this.send({ method: "DELETE", path: `/blobs/${segment(blob)}` });
   }
 
   /** Has a body of /execute or /judge answered later, with `retry` and `callback` where wanted. */
@@ -161,13 +172,13 @@ export class Faber extends Tasks {
 
   /** A job as it is. */
   job(job: string): Promise<Job> {
-    return this.json({ method: "GET", path: `/jobs/${encodeURIComponent(job)}` });
+    return this.json({ method: "GET", path: `/jobs/${segment(job)}` });
   }
 
   /** Waits for a job's end. */
   async wait(job: string, call: Call = {}): Promise<Job> {
     for (;;) {
-      const request = { method: "GET", path: `/jobs/${encodeURIComponent(job)}`, query: { wait: "30s" }, ...call };
+      const request = { method: "GET", path: `/jobs/${segment(job)}`, query: { wait: "30s" }, ...call };
       const told = await this.json<Job>(request);
       if (told.state !== "queued" && told.state !== "running") {
         return told;
@@ -185,7 +196,7 @@ export class Faber extends Tasks {
 
   /** Cancels a job that has not ended, and forgets one that has. */
   async cancel(job: string): Promise<void> {
-    await this.send({ method: "DELETE", path: `/jobs/${encodeURIComponent(job)}` });
+    await this.send({ method: "DELETE", path: `/jobs/${segment(job)}` });
   }
 
   /** A container that stays, until `end()`. */
@@ -225,11 +236,12 @@ export class Faber extends Tasks {
         return response;
       }
       const refusal = await errorOf(response);
-      const mayTryAgain = (refusal.status === 429 || refusal.status === 503) && refusal.retryAfter !== undefined;
+      const mayTryAgain = (refusal.status === 429 || refusal.status === 503) && (refusal.retryAfter ?? Infinity) <= LONGEST_PAUSE;
       if (tries >= this.#retries || !mayTryAgain) {
         throw refusal;
       }
       await sleep(1000 * (refusal.retryAfter ?? 1));
+      signal?.throwIfAborted();
     }
   }
 }
@@ -255,7 +267,7 @@ export class Session extends Tasks {
   }
 
   #file(path: string): string {
-    return `${this.prefix}/files/${path.split("/").map(encodeURIComponent).join("/")}`;
+    return `${this.prefix}/files/${path.split("/").map(segment).join("/")}`;
   }
 
   /** What it is, or why it has ended. */

@@ -57,6 +57,9 @@ const tests = {
     assert.deepEqual((await session.list()).map((entry) => entry.name), ["a", "c d.bin", "e"]);
     assert.deepEqual((await session.list("a")).map((entry) => entry.name), ["b.txt"]);
     await session.remove("e");
+    for (const path of ["..", "../../sessions", "a/../../..", ".", "", "/a"]) {
+      await assert.rejects(async () => session.remove(path), TypeError);
+    }
     const names = [];
     for await (const event of session.stream([{ command: "echo" }])) names.push(event.event);
     assert.equal(names.at(-1), "done");

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import quote
 
 import httpx
 
@@ -35,13 +34,22 @@ if TYPE_CHECKING:
         TaskResult,
     )
 
+#: Whoever is asked to wait longer before it tries again is told so instead; seconds.
+_LONGEST_PAUSE = 60.0
 #: Of a job's end, so long is waited in one request.
 _WAIT = 30.0
 
 
 def _may_try_again(error: ApiError) -> bool:
     # Neither was run.
-    return error.status in (429, 503) and error.retry_after is not None
+    return error.status in (429, 503) and error.retry_after is not None and error.retry_after <= _LONGEST_PAUSE
+
+
+def _read_json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ApiError(response.status_code, "Unreadable answer", response.text[:200]) from error
 
 
 def _timeout(request: Request) -> httpx.Timeout:
@@ -149,18 +157,18 @@ class Faber(_Tasks):
 
     def get_blob(self, blob: str) -> bytes:
         """A blob's bytes."""
-        return (self._send(Request("GET", f"/blobs/{quote(blob)}"))).content
+        return (self._send(Request("GET", requests.named("blobs", blob)))).content
 
     def save_blob(self, blob: str, path: Path) -> None:
         """Writes a blob into a file, without holding it."""
-        request = Request("GET", f"/blobs/{quote(blob)}")
+        request = Request("GET", requests.named("blobs", blob))
         with self._open(request) as response, path.open("wb") as file:
             for chunk in response.iter_bytes():
                 file.write(chunk)
 
     def delete_blob(self, blob: str) -> None:
         """Takes a blob out of one's own."""
-        self._send(Request("DELETE", f"/blobs/{quote(blob)}", timeout=30))
+        self._send(Request("DELETE", requests.named("blobs", blob), timeout=30))
 
     def submit(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> JobAccepted:
         """Has a body of /execute or /judge answered later, with `retry` and `callback` where wanted."""
@@ -169,7 +177,7 @@ class Faber(_Tasks):
 
     def job(self, job: str) -> Job:
         """A job as it is."""
-        return cast("Job", self._json(Request("GET", f"/jobs/{quote(job)}", timeout=30)))
+        return cast("Job", self._json(Request("GET", requests.named("jobs", job), timeout=30)))
 
     def wait(self, job: str, timeout: float | None = None) -> Job:
         """Waits for a job's end, for so many seconds at most: it may not have ended then."""
@@ -188,7 +196,7 @@ class Faber(_Tasks):
 
     def cancel(self, job: str) -> None:
         """Cancels a job that has not ended, and forgets one that has."""
-        self._send(Request("DELETE", f"/jobs/{quote(job)}", timeout=30))
+        self._send(Request("DELETE", requests.named("jobs", job), timeout=30))
 
     def sessions(self) -> list[SessionInfo]:
         """One's own sessions that have not ended."""
@@ -202,21 +210,22 @@ class Faber(_Tasks):
         return Session(self, options)
 
     def _json(self, request: Request) -> Any:
-        return (self._send(request)).json()
+        return _read_json(self._send(request))
 
     def _send(self, request: Request) -> httpx.Response:
         with self._open(request) as response:
-            response.read()
+            try:
+                response.read()
+            except httpx.TransportError as error:
+                raise ConnectionFailed(f"the answer broke off: {error or type(error).__name__}") from error
             return response
 
     def _events(self, request: Request) -> Iterator[Event]:
         parser = Parser()
         with self._open(request) as response:
             try:
-                for line in response.iter_lines():
-                    event = parser.feed(line)
-                    if event is not None:
-                        yield event
+                for chunk in response.iter_bytes():
+                    yield from parser.feed(chunk)
             except httpx.TransportError as error:
                 raise StreamBroken(str(error)) from error
         if not parser.is_over:
@@ -230,18 +239,18 @@ class Faber(_Tasks):
         tries = 0
         while True:
             content: Any = request.content
-            if isinstance(content, Path):
-                content = content.open("rb")
+            file = content.open("rb") if isinstance(content, Path) else None
             built = self._client.build_request(
                 request.method,
                 self._url + request.path,
                 json=request.json,
-                content=content,
+                content=file or content,
                 params=dict(request.params),
                 headers={**self._headers, **request.headers},
                 timeout=_timeout(request),
             )
             delay = 0.1 * 2**tries
+            response: httpx.Response | None = None
             try:
                 response = self._client.send(built, stream=True)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -249,7 +258,10 @@ class Faber(_Tasks):
                     raise ConnectionFailed(f"{self._url}: {error}") from error
             except httpx.TransportError as error:
                 raise ConnectionFailed(f"{self._url}: {error or type(error).__name__}") from error
-            else:
+            finally:
+                if file is not None:
+                    file.close()
+            if response is not None:
                 if response.is_success:
                     return response
                 response.read()
@@ -453,11 +465,11 @@ class AsyncFaber(_AsyncTasks):
 
     async def get_blob(self, blob: str) -> bytes:
         """A blob's bytes."""
-        return (await self._send(Request("GET", f"/blobs/{quote(blob)}"))).content
+        return (await self._send(Request("GET", requests.named("blobs", blob)))).content
 
     async def save_blob(self, blob: str, path: Path) -> None:
         """Writes a blob into a file, without holding it."""
-        request = Request("GET", f"/blobs/{quote(blob)}")
+        request = Request("GET", requests.named("blobs", blob))
         async with self._open(request) as response:
             with path.open("wb") as file:
                 async for chunk in response.aiter_bytes():
@@ -465,7 +477,7 @@ class AsyncFaber(_AsyncTasks):
 
     async def delete_blob(self, blob: str) -> None:
         """Takes a blob out of one's own."""
-        await self._send(Request("DELETE", f"/blobs/{quote(blob)}", timeout=30))
+        await self._send(Request("DELETE", requests.named("blobs", blob), timeout=30))
 
     async def submit(self, body: Mapping[str, Any], *, idempotency_key: str | None = None) -> JobAccepted:
         """Has a body of /execute or /judge answered later, with `retry` and `callback` where wanted."""
@@ -474,7 +486,7 @@ class AsyncFaber(_AsyncTasks):
 
     async def job(self, job: str) -> Job:
         """A job as it is."""
-        return cast("Job", await self._json(Request("GET", f"/jobs/{quote(job)}", timeout=30)))
+        return cast("Job", await self._json(Request("GET", requests.named("jobs", job), timeout=30)))
 
     async def wait(self, job: str, timeout: float | None = None) -> Job:
         """Waits for a job's end, for so many seconds at most: it may not have ended then."""
@@ -493,7 +505,7 @@ class AsyncFaber(_AsyncTasks):
 
     async def cancel(self, job: str) -> None:
         """Cancels a job that has not ended, and forgets one that has."""
-        await self._send(Request("DELETE", f"/jobs/{quote(job)}", timeout=30))
+        await self._send(Request("DELETE", requests.named("jobs", job), timeout=30))
 
     async def sessions(self) -> list[SessionInfo]:
         """One's own sessions that have not ended."""
@@ -507,20 +519,22 @@ class AsyncFaber(_AsyncTasks):
         return AsyncSession(self, options)
 
     async def _json(self, request: Request) -> Any:
-        return (await self._send(request)).json()
+        return _read_json(await self._send(request))
 
     async def _send(self, request: Request) -> httpx.Response:
         async with self._open(request) as response:
-            await response.aread()
+            try:
+                await response.aread()
+            except httpx.TransportError as error:
+                raise ConnectionFailed(f"the answer broke off: {error or type(error).__name__}") from error
             return response
 
     async def _events(self, request: Request) -> AsyncIterator[Event]:
         parser = Parser()
         async with self._open(request) as response:
             try:
-                async for line in response.aiter_lines():
-                    event = parser.feed(line)
-                    if event is not None:
+                async for chunk in response.aiter_bytes():
+                    for event in parser.feed(chunk):
                         yield event
             except httpx.TransportError as error:
                 raise StreamBroken(str(error)) from error

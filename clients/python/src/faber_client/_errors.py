@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
 
 
@@ -79,7 +81,8 @@ def of_response(response: httpx.Response) -> ApiError:
     except (ValueError, KeyError, TypeError):
         error, details = response.reason_phrase or "Error", response.text[:200]
     try:
-        retry_after: float | None = float(response.headers["retry-after"])
+        wait = float(response.headers["retry-after"])
+        retry_after: float | None = wait if math.isfinite(wait) and wait >= 0 else None
     except (KeyError, ValueError):
         retry_after = None
     return of_status(response.status_code, error, details, retry_after)

@@ -41,20 +41,31 @@ class Event:
 
 
 class Parser:
-    """Makes events of a stream's lines."""
+    """Makes events of a stream's bytes; lines end in a line feed alone, whatever else a program writes."""
 
     def __init__(self) -> None:
+        self._rest = bytearray()
         self._name = ""
         self._data: list[str] = []
         #: Whether the stream has come to its end.
         self.is_over = False
 
-    def feed(self, line: str) -> Event | None:
+    def feed(self, chunk: bytes) -> Iterator[Event]:
+        """Takes more of the stream, and gives the events that are whole."""
+        self._rest += chunk
+        while (end := self._rest.find(b"\n")) >= 0:
+            line = self._rest[:end].decode()
+            del self._rest[: end + 1]
+            event = self._line(line)
+            if event is not None:
+                yield event
+
+    def _line(self, line: str) -> Event | None:
         """Takes a line without its end; an event once one is whole."""
         if line.startswith("event:"):
             self._name = line[6:].strip()
         elif line.startswith("data:"):
-            self._data.append(line[5:].strip())
+            self._data.append(line[5:].removeprefix(" "))
         elif not line and self._data:
             event = Event(self._name, json.loads("\n".join(self._data)))
             self._name, self._data = "", []
@@ -64,9 +75,3 @@ class Parser:
             self.is_over = event.name == "done"
             return event
         return None
-
-    def feed_all(self, lines: Iterator[str]) -> Iterator[Event]:
-        for line in lines:
-            event = self.feed(line)
-            if event is not None:
-                yield event

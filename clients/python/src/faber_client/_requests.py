@@ -63,8 +63,18 @@ def language(language: str, code: str, more: Mapping[str, Any]) -> dict[str, Any
 
 
 def wait(job: str, seconds: float) -> Request:
-    return Request("GET", f"/jobs/{quote(job)}", params={"wait": f"{max(1, round(seconds))}s"}, timeout=seconds + 30)
+    return Request("GET", named("jobs", job), params={"wait": f"{max(1, round(seconds))}s"}, timeout=seconds + 30)
+
+
+def named(kind: str, name: str) -> str:
+    """The path of something by its name, which leads nowhere else."""
+    if name in ("", ".", ".."):
+        raise ValueError(f"{name!r} is no name")
+    return f"/{kind}/{quote(name, safe='')}"
 
 
 def file(session: str, path: str) -> str:
+    """The path of a file: a client resolves what would lead out of the session before it asks."""
+    if any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"{path!r} is no path in a workspace")
     return f"{session}/files/{quote(path)}"
