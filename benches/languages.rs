@@ -55,6 +55,8 @@ struct Args {
 /// Added to an interpreted language's hello, Faber is to cost no more than the larger of the two.
 const MOST: Duration = Duration::from_millis(3);
 const MOST_RATIO: f64 = 1.15;
+/// Programs beside hello: image, what it is called, code.
+const MORE: [(&str, &str, &str); 1] = [("python-data", "python-data.imports", "import numpy, pandas; print(1)")];
 /// Between two measurements: what the last one left behind is removed, the next container is there.
 const PAUSE: Duration = Duration::from_millis(20);
 const FEWEST_PAIRS: usize = 5;
@@ -141,6 +143,8 @@ struct Language {
     /// The last step alone, of a language that is compiled.
     run: Option<Bare>,
     plain: Option<Bare>,
+    /// By an interpreter that waits, where the image has one; its compilation, if there is one, is remembered.
+    prepared: Option<Client>,
 }
 
 /// A command in a tree.
@@ -160,8 +164,13 @@ fn languages(args: &Args, store: &Store, server: &Server, stage: &Stage) -> Vec<
     }
     let wanted = |one: &&Definition| args.names.is_empty() || args.names.iter().any(|name| name == one.name.as_str());
     let plain = args.plain.as_ref().map(|dir| Store::new(dir));
-    let read = |one: &Definition| language(one, store, plain.as_ref(), server, stage);
-    definitions.iter().filter(wanted).filter_map(read).collect()
+    let read = |one: &Definition| {
+        let hello = language(one, store, plain.as_ref(), server, stage, None);
+        let more = MORE.iter().filter(|(name, ..)| one.name.as_str() == *name);
+        let more = more.filter_map(|program| language(one, store, None, server, stage, Some(program)));
+        hello.into_iter().chain(more).collect::<Vec<_>>()
+    };
+    definitions.iter().filter(wanted).flat_map(read).collect()
 }
 
 fn language(
@@ -170,13 +179,20 @@ fn language(
     plain: Option<&Store>,
     server: &Server,
     stage: &Stage,
+    other: Option<&(&str, &str, &str)>,
 ) -> Option<Language> {
     let language = definition.language.as_ref()?;
     let hello = definition.tests.iter().find(|test| test.name == "hello")?;
-    let task = hello.request(definition);
+    let mut task = hello.request(definition);
+    let mut name = definition.name.clone();
+    if let Some((_, label, code)) = other {
+        name = ImageName::parse(label).unwrap();
+        let code = Content::Bytes((*code).to_owned().into());
+        task.files.insert(language.file.clone(), FileRequest::File { content: code, mode: None });
+    }
     let image = store.image(&definition.name).ok()?;
     let env = environment(server, &definition.name);
-    let bare = Bare::new(definition.name.as_str(), &image, store, &task, env.clone(), stage);
+    let bare = Bare::new(name.as_str(), &image, store, &task, env.clone(), stage);
     let run = (!language.compile.is_empty()).then(|| bare.without_files(&language.run));
     let plain = plain.and_then(|plain| {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/plain");
@@ -192,8 +208,15 @@ fn language(
         env.extend(without.env());
         Some(Bare::new(&format!("plain-{}", without.name), &image, plain, &task, env, stage))
     });
-    let request = Client::new(server, &serde_json::to_value(&task).unwrap());
-    Some(Language { name: definition.name.clone(), request, bare, run, plain })
+    let anew = TaskRequest { prepared: Some(false), ..task };
+    let files: BTreeMap<&String, String> = anew.files.iter().map(|(name, file)| (name, text(file))).collect();
+    let mut whole = serde_json::to_value(&anew).unwrap();
+    whole["files"] = json!(files);
+    let request = Client::new(server, &whole);
+    let code = files.get(&language.file);
+    let by_its_language = |code| json!({ "image": definition.name, "language": definition.name, "code": code });
+    let prepared = image.prepare.and(code).map(|code| Client::new(server, &by_its_language(code)));
+    Some(Language { name, request, bare, run, plain, prepared })
 }
 
 /// What a task of the image finds in its environment.
@@ -201,6 +224,13 @@ fn environment(server: &Server, image: &ImageName) -> BTreeMap<String, String> {
     let result = server.run(json!({ "image": image.as_str(), "command": "env" }));
     let text = result["stdout"].as_str().unwrap_or_else(|| panic!("{result}"));
     text.lines().filter_map(|line| line.split_once('=')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn text(file: &FileRequest) -> String {
+    match file {
+        FileRequest::File { content: Content::Bytes(bytes), .. } => String::from_utf8(bytes.to_vec()).unwrap(),
+        other => panic!("definitions' files are text: {other:?}"),
+    }
 }
 
 impl Bare {
@@ -215,10 +245,6 @@ impl Bare {
         let held = store.hold(&image.digest).unwrap();
         let root = stage.show(name, &held.rootfs);
         let command = task.command.iter().chain(&task.args).cloned().collect();
-        let text = |file: &FileRequest| match file {
-            FileRequest::File { content: Content::Bytes(bytes), .. } => String::from_utf8(bytes.to_vec()).unwrap(),
-            other => panic!("definitions' files are text: {other:?}"),
-        };
         let files = task.files.iter().map(|(name, file)| (name.clone(), text(file))).collect();
         Self { root, command, env, files, _held: Some(held) }
     }
@@ -287,6 +313,7 @@ struct Times {
     bare: Vec<Duration>,
     run: Vec<Duration>,
     request: Vec<Duration>,
+    prepared: Vec<Duration>,
 }
 
 fn measure(language: &Language, args: &Args, bar: &ProgressBar) -> Result<Times, String> {
@@ -306,7 +333,7 @@ fn measure(language: &Language, args: &Args, bar: &ProgressBar) -> Result<Times,
 
 /// Each way once.
 fn turn(language: &Language, times: &mut Times) -> Result<(), String> {
-    let Language { name: _, request, bare, run, plain } = language;
+    let Language { name: _, request, bare, run, plain, prepared } = language;
     if let Some(plain) = plain {
         times.plain.push(plain.spawn()?);
         sleep(PAUSE);
@@ -316,21 +343,38 @@ fn turn(language: &Language, times: &mut Times) -> Result<(), String> {
     sleep(PAUSE);
     times.request.push(request.ask());
     sleep(PAUSE);
+    if let (Some(prepared), Some(bare)) = (prepared, times.bare.last()) {
+        // One waits, and is ready.
+        sleep(*bare * 2);
+        times.prepared.push(prepared.ask());
+        sleep(PAUSE);
+    }
     Ok(())
 }
 
 impl Times {
     fn raw(&self) -> Value {
         let micros = |times: &[Duration]| times.iter().map(|time| time.as_micros() as u64).collect::<Vec<_>>();
-        let Self { plain, bare, run, request } = self;
-        json!({ "plain_us": micros(plain), "bare_us": micros(bare), "run_us": micros(run), "request_us": micros(request) })
+        let Self { plain, bare, run, request, prepared } = self;
+        json!({ "plain_us": micros(plain), "bare_us": micros(bare), "run_us": micros(run), "request_us": micros(request), "prepared_us": micros(prepared) })
     }
 }
 
 fn table(measured: &[(&Language, Times)], markdown: bool) -> Table {
     let mut table = Table::new();
     table.load_style(if markdown { presets::ASCII_MARKDOWN } else { presets::NOTHING });
-    table.set_header(["image", "plain, bare", "bare", "its run alone", "Faber", "overhead", "", "≤ 3 ms or 15 %"]);
+    table.set_header([
+        "image",
+        "plain, bare",
+        "bare",
+        "its run alone",
+        "Faber",
+        "overhead",
+        "",
+        "≤ 3 ms or 15 %",
+        "prepared",
+        "× bare",
+    ]);
     for (language, times) in measured {
         let p50 = |times: &[Duration]| (!times.is_empty()).then(|| Percentiles::of(&mut times.to_vec()).p50);
         let shown = |time: Option<Duration>| time.map_or_else(String::new, |time| format!("{:.1} ms", ms(time)));
@@ -345,6 +389,9 @@ fn table(measured: &[(&Language, Times)], markdown: bool) -> Table {
             format!("{:+.1} ms", ms(request) - ms(bare)),
             format!("{:+.0} %", (ratio(request, bare) - 1.0) * 100.0),
             if within { "yes" } else { "no" }.to_owned(),
+            shown(p50(&times.prepared)),
+            p50(&times.prepared)
+                .map_or_else(String::new, |time| format!("{:.2}", ratio(time, p50(&times.run).unwrap_or(bare)))),
         ]);
     }
     table

@@ -137,6 +137,7 @@ fn image(path: &str, env: BTreeMap<String, String>) -> Image {
         user: User::FABER,
         limits: ResourceLimits::default(),
         language: None,
+        prepare: None,
         root: Root::Tree(contents),
     }
 }
@@ -166,6 +167,7 @@ fn task(image: crate::task::ImageId, command: &[&str]) -> Task<Artifact> {
         limits,
         outputs: Outputs { globs: Vec::new(), bounds: nothing },
         output: Output::default(),
+        prepared: false,
     }
 }
 

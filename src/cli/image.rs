@@ -20,7 +20,7 @@ use crate::config::Size;
 use crate::image::{Built, Catalog, Choice, Definition, Definitions, Image, Root, Store, Test, Watch, Writer, build};
 use crate::needs;
 use crate::sandbox::cgroup::Tree;
-use crate::task::{ImageName, TaskResult, Text};
+use crate::task::{ImageName, Report, TaskResult, Text};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -82,7 +82,8 @@ pub struct BuildArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Each test runs twice, as a task of its image: for the first run's time, and for
-a warm one. Exit status 1 when one failed.")]
+a warm one; a third time where an interpreter of the image that waits can take
+it. Exit status 1 when one failed.")]
 pub struct TestArgs {
     #[command(flatten)]
     which: Which,
@@ -211,6 +212,8 @@ struct TestLine {
     complaint: Option<String>,
     first_ms: f64,
     warm_ms: f64,
+    /// By an interpreter that waited, where the image has one for it.
+    prepared_ms: Option<f64>,
     memory_peak_bytes: u64,
     image_bytes: u64,
 }
@@ -250,15 +253,19 @@ fn test_all(args: &TestArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn prove(here: &mut Here<'_>, definition: &Definition, image: &Image, test: &Test) -> anyhow::Result<TestLine> {
-    let mut once = || -> anyhow::Result<(Option<String>, TaskResult)> {
-        let result = TaskResult::from(here.run(test.request(definition))?);
+    let judge = |report: Report| -> (Option<String>, TaskResult) {
+        let result = TaskResult::from(report);
         let told = |text: &Option<Text>| text.as_ref().and_then(Text::plain).unwrap_or_default();
         let said = told(&result.stderr) + result.error.as_deref().unwrap_or_default();
-        Ok((test.complaint(result.status, &told(&result.stdout), &said), result))
+        (test.complaint(result.status, &told(&result.stdout), &said), result)
     };
-    let (first_complaint, first) = once()?;
-    let (warm_complaint, warm) = once()?;
-    let complaint = first_complaint.or(warm_complaint);
+    let (first_complaint, first) = judge(here.run(test.request(definition))?);
+    let (warm_complaint, warm) = judge(here.run(test.request(definition))?);
+    let (prepared_complaint, prepared) = match here.run_prepared(test.request(definition)) {
+        Ok(report) => report.map(judge).unzip(),
+        Err(error) => (Some(Some(format!("{error:#}"))), None),
+    };
+    let complaint = first_complaint.or(warm_complaint).or(prepared_complaint.flatten());
     let ms = |result: &TaskResult| result.resource_usage.wall_time_ns as f64 / 1e6;
     Ok(TestLine {
         image: image.name.clone(),
@@ -267,6 +274,7 @@ fn prove(here: &mut Here<'_>, definition: &Definition, image: &Image, test: &Tes
         complaint,
         first_ms: ms(&first),
         warm_ms: ms(&warm),
+        prepared_ms: prepared.as_ref().map(ms),
         memory_peak_bytes: warm.resource_usage.memory_peak_bytes,
         image_bytes: size(image),
     })
@@ -282,15 +290,17 @@ fn size(image: &Image) -> u64 {
 fn table(lines: &[TestLine]) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    table.set_header(["image", "test", "", "first run", "warm", "peak memory", "size"]);
+    table.set_header(["image", "test", "", "first run", "warm", "prepared", "peak memory", "size"]);
     for line in lines {
-        let TestLine { image, test, ok, first_ms, warm_ms, memory_peak_bytes, image_bytes, complaint } = line;
+        let TestLine { image, test, ok, first_ms, warm_ms, prepared_ms, memory_peak_bytes, image_bytes, complaint } =
+            line;
         table.add_row([
             image.to_string(),
             test.clone(),
             if *ok { "ok".into() } else { "FAILED".to_owned() },
             format!("{first_ms:.0} ms"),
             format!("{warm_ms:.0} ms"),
+            prepared_ms.map(|ms| format!("{ms:.0} ms")).unwrap_or_default(),
             mib(*memory_peak_bytes),
             mib(*image_bytes),
         ]);

@@ -39,7 +39,8 @@ pub fn run(args: &InspectArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn table(image: &Image) -> String {
-    let Image { name, description, digest, path, env, workdir, user, limits: defaults, language, root } = image;
+    let Image { name, description, digest, path, env, workdir, user, limits: defaults, language, prepare, root } =
+        image;
     let lines = |lines: Vec<String>| lines.join("\n");
     let pairs = |pairs: &std::collections::BTreeMap<String, String>, between: &str| {
         lines(pairs.iter().map(|(name, value)| format!("{name}{between}{value}")).collect())
@@ -57,6 +58,7 @@ fn table(image: &Image) -> String {
     if let Some(Language { file, compile, run }) = language {
         rows.extend([("file", file.clone()), ("compile", compile.join(" ")), ("run", run.join(" "))]);
     }
+    rows.extend(prepare.as_ref().map(|prepare| ("prepared", prepare.run.join(" "))));
     if let Root::Tree(contents) = root {
         rows.push(("size", mib(contents.size)));
         rows.push(("versions", pairs(&contents.versions, " ")));

@@ -342,6 +342,27 @@ impl<'a> Here<'a> {
         Ok(Done { compile, report, taken })
     }
 
+    /// Runs one task that is in no language, without input, by an interpreter of the image that waited; None where it takes none.
+    pub fn run_prepared(&mut self, request: TaskRequest) -> anyhow::Result<Option<Report>> {
+        let default_image = &self.config.execution.default_image;
+        let job = Job::parse(request, &self.config.bounds(), default_image, &self.catalog.offers()?)?;
+        let task = job.run.try_map(loose).and_then(|task| task.try_map(|content| content.ready()));
+        let task = task.map_err(|reason| anyhow::anyhow!(reason))?;
+        self.slot.expect(&task.limits);
+        let mut created = self.slot.create(&task.image)?;
+        if !created.can_prepare() {
+            return Ok(None);
+        }
+        created.prepare(&task.limits)?;
+        created.settle(&task, &Links::default()).context("its interpreter did not wait")?;
+        if !created.is_prepared() {
+            return Ok(None);
+        }
+        let Ran { report, fault, remains, .. } = created.run(task, Links::default(), &mut self.signals.as_fd());
+        drop(remains);
+        fault.map_or(Ok(Some(report)), |fault| Err(fault.into()))
+    }
+
     /// One container's life.
     fn once(&mut self, task: Task<Artifact>, links: Links) -> anyhow::Result<(Report, Taken<Artifact>)> {
         let created = self.slot.create(&task.image)?;

@@ -110,6 +110,7 @@ pub struct Execution {
     pub cpus: Share,
     pub cgroup: bool,
     pub max_tasks: u32,
+    pub prepared: u32,
 }
 
 /// What one client's tasks may have at once.
@@ -307,7 +308,8 @@ impl Config {
             Share::All => None,
             Share::Of(cpus) => Some(cpus),
         };
-        Resources { groups: if self.execution.cgroup { Groups::Used } else { Groups::Unused }, cpus }
+        let groups = if self.execution.cgroup { Groups::Used } else { Groups::Unused };
+        Resources { groups, cpus, prepared: self.execution.prepared as usize }
     }
 
     /// Bytes: what all requests together may hold in the front.

@@ -152,6 +152,7 @@ fn image(definition: &Definition, unpacked: Unpacked, lock: &Lock, recipe: Diges
         user: definition.user,
         limits: definition.limits(),
         language: definition.language.clone(),
+        prepare: definition.prepare.clone(),
         root: Root::Tree(Contents { definition: recipe, size, versions, packages }),
     }
 }

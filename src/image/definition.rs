@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use super::copy::{self, CopiedFile, Copy};
 use super::order::Additions;
 use super::package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
-use super::{Language, PATH, User};
+use super::{Language, PATH, Prepare, User};
 use crate::config::{Size, Span};
 use crate::task::{Content, Digest, FileRequest, ImageName, ResourceLimits, Status, TaskRequest};
 
@@ -51,6 +51,7 @@ struct Written {
     #[serde(default)]
     limits: LimitDefaults,
     language: Option<Language>,
+    prepare: Option<Prepare>,
     #[serde(default, rename = "test")]
     tests: Vec<Test>,
 }
@@ -74,6 +75,7 @@ pub struct Definition {
     env: BTreeMap<String, String>,
     limits: LimitDefaults,
     pub language: Option<Language>,
+    pub prepare: Option<Prepare>,
     pub tests: Vec<Test>,
 }
 
@@ -244,6 +246,9 @@ impl Definition {
         if self.language.as_ref().is_some_and(|language| language.run.is_empty()) {
             return Some("language.run is empty".into());
         }
+        if let Some(mistake) = self.prepare.as_ref().and_then(Prepare::mistake) {
+            return Some(mistake.into());
+        }
         let bad = self.tests.iter().find(|test| test.code.is_some() != test.command.is_empty());
         if let Some(test) = bad {
             return Some(format!("test {:?} needs either code or command", test.name));
@@ -268,13 +273,14 @@ impl Definition {
 
     /// Over everything that decides what is built. Tests do not.
     pub fn digest(&self) -> Digest {
-        let Self { name, description, base, additions, path, workdir, user, env, limits, language, .. } = self;
+        let Self { name, description, base, additions, path, workdir, user, env, limits, language, prepare, .. } = self;
         let packages = self.debian_packages();
         let Additions { pip, npm, cargo, copied, run } = additions;
         let copied: Vec<_> = copied.iter().map(|file| (&file.to, file.mode, &file.digest)).collect();
         let sources = format!("{base:?} {packages:?} {pip:?} {npm:?} {cargo:?} {copied:?} {run:?}");
         let told = format!("{name} {description:?} {path:?} {workdir:?} {user:?} {env:?} {limits:?} {language:?}");
-        Digest::new(Sha256::digest(format!("{} {sources} {told}", super::tree::FORM)).into())
+        let prepare = prepare.as_ref().map(|prepare| format!(" {prepare:?}")).unwrap_or_default();
+        Digest::new(Sha256::digest(format!("{} {sources} {told}{prepare}", super::tree::FORM)).into())
     }
 
     /// What tasks find in their environment: text is UTF-8 unless the definition says something else.
@@ -308,6 +314,7 @@ impl Written {
     ) -> Result<Definition, String> {
         let Self { name, description, extends: _, base, packages, pip, npm, cargo, copy: _, run, path, env, .. } = self;
         let (has_workdir, has_user) = (self.workdir.is_some(), self.user.is_some());
+        let is_of_parent = self.language.is_none();
         let own = Definition {
             name,
             description,
@@ -321,6 +328,7 @@ impl Written {
             env,
             limits: self.limits,
             language: self.language,
+            prepare: self.prepare,
             tests: self.tests,
         };
         let Some(parent) = parent else { return Ok(Definition { base: base.unwrap_or(own.base), ..own }) };
@@ -352,6 +360,8 @@ impl Written {
             env: parent.env.into_iter().chain(own.env).collect(),
             limits: own.limits.or(parent.limits),
             language: own.language.or(parent.language),
+            // What waits for a program of the parent's language is of no use to another one.
+            prepare: own.prepare.or(if is_of_parent { parent.prepare } else { None }),
             ..own
         })
     }

@@ -14,6 +14,7 @@ mod lock;
 mod oci;
 mod order;
 mod package;
+mod prepare;
 mod sbom;
 mod store;
 mod tree;
@@ -35,6 +36,7 @@ pub use oci::fuzz as fuzz_documents;
 pub use oci::{ExportError, Exported, Imported, Login, OciError, Request, Source, export, import};
 pub use order::{Additions, EPOCH, Event, Order, Start};
 pub use package::{Crate, CrateName, NpmPackage, Package, PipRequirement, Suite};
+pub use prepare::Prepare;
 pub use sbom::{SbomError, sbom};
 pub use store::{InUse, Store, StoreError, Writer};
 
@@ -127,6 +129,9 @@ pub struct Image {
     pub limits: ResourceLimits,
     #[serde(default)]
     pub language: Option<Language>,
+    /// What is started before a task is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepare: Option<Prepare>,
     pub root: Root,
 }
 
@@ -179,9 +184,9 @@ impl Image {
         let Host { name, description, path, env, machine } =
             toml::from_str(HOST).expect("the embedded definition is one: tested");
         let digest = Digest::new(Sha256::digest(HOST).into());
-        let (limits, language) = (ResourceLimits::default(), None);
+        let (limits, language, prepare) = (ResourceLimits::default(), None, None);
         let (workdir, user, root) = (None, User::FABER, Root::Machine(machine));
-        Self { name, digest, description, path, env, workdir, user, limits, language, root }
+        Self { name, digest, description, path, env, workdir, user, limits, language, prepare, root }
     }
 
     /// Whether it is a tree that was made of what has this digest.

@@ -93,6 +93,8 @@ impl Judgement {
             image: request.image,
             resource_limits: Some(limits.clone()),
             compile_limits: request.compile_limits,
+            // All cases are measured alike.
+            prepared: Some(false),
             ..TaskRequest::default()
         };
         check_program("", &program)?;

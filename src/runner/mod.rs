@@ -81,6 +81,12 @@ struct Runner {
     shared: Shared,
     /// What the next container is made of.
     image: ImageId,
+    /// The limits of what was run last, which the like of it most likely has.
+    last: Option<Limits>,
+    /// How many interpreters may wait.
+    prepared: usize,
+    /// Images whose interpreter has come to an end by itself.
+    unprepared: Vec<ImageId>,
     /// What it is made of when that is not there any more.
     default_image: ImageId,
     max: Limits,
@@ -91,6 +97,9 @@ struct Waiting {
     since: Instant,
 }
 
+/// How long a container waits for a task before an interpreter is started in it: where one task follows the other it would only be in
+/// their way.
+const QUIET: Duration = Duration::from_millis(2);
 /// Of so many images a runner keeps a container waiting: those it ran last.
 const IMAGES: usize = 12;
 
@@ -116,7 +125,19 @@ impl Runner {
         // Without groups the processes of all that is the slot's are counted together.
         let most = if resources.groups == Groups::Used { IMAGES } else { 1 };
         let (waiting, shared) = (Vec::new(), Shared::default());
-        Ok(Self { slot, waiting, most, shared, image: image.clone(), default_image: image, max: max.clone() })
+        Ok(Self {
+            slot,
+            waiting,
+            most,
+            shared,
+            image: image.clone(),
+            last: None,
+            // A share of the processors is given to a process before it is anything.
+            prepared: if resources.cpus.is_none() { resources.prepared } else { 0 },
+            unprepared: Vec::new(),
+            default_image: image,
+            max: max.clone(),
+        })
     }
 
     fn serve(&mut self, socket: &UnixStream) -> Result<(), RunnerError> {
@@ -127,7 +148,8 @@ impl Runner {
             // One is to wait for the like of what came last.
             let refill =
                 self.is_short().then(|| self.shared.quiet().map_or(restart.due(), |quiet| quiet.max(restart.due())));
-            let due = refill.into_iter().chain(self.shared.due()).min();
+            let prepare = self.due_to_prepare();
+            let due = refill.into_iter().chain(self.shared.due()).chain(prepare).min();
             match wait(socket, &self.waiting, due)? {
                 Event::Closed => return Ok(()),
                 // Too late: its task has ended.
@@ -135,12 +157,18 @@ impl Runner {
                 Event::Order(Order::Host { image, limits }, _) => return self.host(&image, &limits, socket),
                 // Whoever kills inits does not get as many as there is time for.
                 Event::InitGone(index) => {
-                    restart.ended(self.waiting.remove(index).since.elapsed());
+                    let Waiting { created, since } = self.waiting.remove(index);
+                    if created.is_prepared() {
+                        self.unprepared.push(created.image());
+                    }
+                    restart.ended(since.elapsed());
                 }
                 Event::Due => {
                     self.shared.let_go();
                     if refill.is_some_and(|due| due <= Instant::now()) {
                         self.refill()?;
+                    } else if prepare.is_some_and(|due| due <= Instant::now()) {
+                        self.prepare();
                     }
                 }
                 Event::Order(Order::Run { task, pipes, hold, sharing, figures }, fds) => {
@@ -177,6 +205,38 @@ impl Runner {
 
     fn top_up(&mut self) -> Result<(), RunnerError> {
         if self.is_short() { self.refill() } else { Ok(()) }
+    }
+
+    /// The container that is the last one to be made, when an interpreter could wait in it, too.
+    fn to_prepare(&self) -> Option<&Waiting> {
+        let waiting = self.waiting.last().filter(|_| self.prepared > 0 && self.last.is_some())?;
+        let image = waiting.created.image();
+        (image == self.image && waiting.created.can_prepare() && !self.unprepared.contains(&image)).then_some(waiting)
+    }
+
+    fn due_to_prepare(&self) -> Option<Instant> {
+        self.to_prepare().map(|waiting| waiting.since + QUIET)
+    }
+
+    /// Has an interpreter wait in the container that was made last; the one that has waited longest is given up if there are too many.
+    fn prepare(&mut self) {
+        let (Some(limits), true) = (self.last.clone(), self.to_prepare().is_some()) else { return };
+        let _watchdog = Watchdog::set(STUCK);
+        let Some(last) = self.waiting.last_mut() else { return };
+        // What has gone wrong shows as a container that is at its end.
+        if last.created.prepare(&limits).is_err() {
+            self.unprepared.push(last.created.image());
+            self.waiting.pop();
+        }
+        let mut prepared = self.waiting.iter().filter(|waiting| waiting.created.is_prepared()).count();
+        while prepared > self.prepared {
+            let oldest = self.waiting.iter().position(|waiting| waiting.created.is_prepared());
+            let Some(oldest) = oldest else { return };
+            if self.waiting[oldest].created.release().is_err() {
+                self.waiting.remove(oldest);
+            }
+            prepared -= 1;
+        }
     }
 
     /// Has a container wait for what comes next, which is most likely the like of what came last.
@@ -236,7 +296,8 @@ impl Runner {
             return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
         }
         self.slot.expect(&task.limits);
-        let created = match self.take(&task.image, sharing) {
+        self.last = Some(task.limits.clone());
+        let mut created = match self.take(&task.image, sharing) {
             Ok(created) => created,
             // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
             Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
@@ -247,6 +308,12 @@ impl Runner {
             Err(error) => return Err(error),
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
+        if created.settle(&task, &links).is_err() {
+            // Its interpreter has ended by itself, or never came: the task is none the worse for it.
+            self.unprepared.push(created.image());
+            drop(created);
+            created = self.slot.create(&task.image)?;
+        }
         let Ran { report: ended, taken, fault, remains } = created.run(task, links, &mut front);
         report(socket, ended, taken, fault.map(|fault| chain(&fault)))?;
         drop(remains);

@@ -34,6 +34,26 @@ pub fn fork(body: impl FnOnce() -> i32) -> io::Result<Pid> {
     }
 }
 
+/// As [`fork`]; the child has this pid where it may be chosen (clone3(2), set_tid) and is free, else any.
+///
+/// # Errors
+/// fork(2)'s.
+pub fn fork_as(pid: Pid, body: impl FnOnce() -> i32) -> io::Result<Pid> {
+    let wanted = pid.as_raw();
+    // SAFETY: all-zero bytes are a valid clone_args.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.set_tid = &raw const wanted as u64;
+    arguments.set_tid_size = 1;
+    // SAFETY: as for fork(2): the process has one thread, the child has a copy of its memory and goes on on a copy of its stack; the
+    // structure and what it points to outlive the call.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) } {
+        -1 => fork(body),
+        0 => exit_now(std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).unwrap_or(101)),
+        child => Ok(Pid::from_raw(child as i32)),
+    }
+}
+
 /// In a child: it ends when its parent does, which made it (PR_SET_PDEATHSIG(2const)). To be called after a change of user, which
 /// would undo it.
 ///

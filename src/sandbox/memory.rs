@@ -33,6 +33,9 @@ enum Verdict {
 
 /// What was seen of a task's memory.
 pub struct MemoryWatch {
+    /// What was there before the task.
+    held: u64,
+    /// The task's, and that.
     limit: u64,
     room: u64,
     /// What was charged at the last look.
@@ -45,14 +48,15 @@ pub struct MemoryWatch {
 }
 
 impl MemoryWatch {
-    /// Of a task with this limit in bytes.
-    pub fn new(limit: u64) -> Self {
-        Self { limit, room: 0, charged: 0, most: 0, refaults: None, thrashing: None }
+    /// Of a task with this limit, in whose group so much was there before it. Bytes.
+    pub fn new(limit: u64, held: u64) -> Self {
+        Self { held, limit: limit + held, room: 0, charged: 0, most: held, refaults: None, thrashing: None }
     }
 
     /// The most that the task had of its own in any sample, and whether it was given room beyond its limit. Bytes.
     pub fn seen(&self) -> Seen {
-        Seen { most: self.most, limit: self.limit, widened: self.room > 0 }
+        let Self { held, limit, most, room, .. } = *self;
+        Seen { held, most: most - held, limit: limit - held, widened: room > 0 }
     }
 
     /// Whether it is held to its limit by these looks, or may be soon.
@@ -120,6 +124,8 @@ impl MemoryWatch {
 /// What the samples of a task's memory saw. Bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
+    /// What was there before the task, which is not in the rest.
+    held: u64,
     most: u64,
     limit: u64,
     /// Whether the kernel's limit was more than the task's.
@@ -132,13 +138,19 @@ impl Seen {
     pub fn peak(&self, charged: u64, at_end: &Memory, killed: bool) -> u64 {
         // What the kernel charges ahead.
         const AHEAD: u64 = 1 << 20;
+        let charged = charged.saturating_sub(self.held);
         // Files that are there at the end were there at the peak too, or came later: the rest was its own. Where the kernel has let
         // go of some meanwhile that is not so, unless it found none any more.
         let has_let_go = self.widened || charged + AHEAD >= self.limit;
         let rest = if has_let_go && !killed { 0 } else { charged.saturating_sub(at_end.files()) };
-        let most = self.most.max(rest).max(at_end.own);
+        let most = self.most.max(rest).max(self.own(at_end));
         // What the counters are behind by is no reason to tell of more than was allowed.
         if self.widened && most <= self.limit + leeway(self.limit) { most.min(self.limit) } else { most }
+    }
+
+    /// What of a group's memory is the task's own.
+    pub fn own(&self, memory: &Memory) -> u64 {
+        memory.own.saturating_sub(self.held)
     }
 
     /// Whether a peak is more than the task was allowed, where the kernel's limit did not see to that.
@@ -172,7 +184,7 @@ mod tests {
 
     #[test]
     fn who_reads_again_what_did_not_fit_is_given_room() {
-        let mut watch = MemoryWatch::new(64 * MIB);
+        let mut watch = MemoryWatch::new(64 * MIB, 0);
         let now = Instant::now();
         let plenty = || 8 << 30;
         assert_eq!(watch.judge(memory(40, 23, 0), plenty, now), Verdict::Fine);
@@ -183,18 +195,18 @@ mod tests {
         watch.room = 300 * MIB;
         assert_eq!(watch.judge(memory(63, 200, 3000), plenty, now), Verdict::Fine);
         assert_eq!(watch.judge(memory(67, 200, 3000), plenty, now), Verdict::Exceeded, "its own is not files");
-        assert_eq!(watch.seen(), Seen { most: 67 * MIB, limit: 64 * MIB, widened: true });
+        assert_eq!(watch.seen(), Seen { held: 0, most: 67 * MIB, limit: 64 * MIB, widened: true });
     }
 
     #[test]
     fn without_room_it_has_a_second() {
-        let mut watch = MemoryWatch::new(64 * MIB);
+        let mut watch = MemoryWatch::new(64 * MIB, 0);
         let now = Instant::now();
         let later = now + PATIENCE;
         assert_eq!(watch.judge(memory(40, 24, 1), || MIB, now), Verdict::Fine);
         assert_eq!(watch.judge(memory(40, 24, PAGES), || MIB, later), Verdict::Exceeded);
         // Now and then a page is not thrashing.
-        let mut watch = MemoryWatch::new(64 * MIB);
+        let mut watch = MemoryWatch::new(64 * MIB, 0);
         assert_eq!(watch.judge(memory(40, 24, 1), || MIB, now), Verdict::Fine);
         assert_eq!(watch.judge(memory(40, 24, 100), || MIB, later), Verdict::Fine);
         assert_eq!(watch.judge(memory(40, 24, 100 + PAGES), || MIB, later + PATIENCE / 2), Verdict::Fine);
@@ -202,7 +214,7 @@ mod tests {
 
     #[test]
     fn the_peak_is_what_was_the_tasks_own() {
-        let seen = |most, limit, widened| Seen { most: most * MIB, limit: limit * MIB, widened };
+        let seen = |most, limit, widened| Seen { held: 0, most: most * MIB, limit: limit * MIB, widened };
         let check = |seen: Seen, charged, at_end: Memory, killed, peak| {
             assert_eq!(seen.peak(charged * MIB, &at_end, killed), peak * MIB, "{seen:?}");
         };
@@ -214,5 +226,9 @@ mod tests {
         check(seen(60, 150, false), 150, memory(10, 20, 0), true, 130);
         check(seen(65, 64, true), 150, memory(10, 100, 0), false, 64);
         check(seen(80, 64, true), 150, memory(10, 100, 0), false, 80);
+        // What was there before is not the task's, whether it is there yet or not.
+        let held = Seen { held: 30 * MIB, ..seen(0, 512, false) };
+        check(held, 150, memory(40, 100, 0), false, 20);
+        check(held, 130, memory(10, 100, 0), false, 0);
     }
 }

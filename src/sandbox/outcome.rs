@@ -1,7 +1,7 @@
 //! What was seen becomes what is told: how a task ended, and what it used. No I/O.
 
 use super::cgroup::{CpuTimes, Measured, OutOfMemory};
-use super::init::wire::{Notice, Step, Unrunnable};
+use super::init::wire::{Notice, Rusage, Step, Unrunnable};
 use super::watch::{Ended, Stop};
 use crate::task::{Limit, Limits, Outcome, Usage};
 
@@ -9,6 +9,8 @@ use crate::task::{Limit, Limits, Outcome, Usage};
 pub struct Baseline {
     pub cpu: CpuTimes,
     pub io: Io,
+    /// Of what its children's sums will tell.
+    pub used: Rusage,
 }
 
 /// Bytes moved by system calls (proc_pid_io(5), rchar and wchar).
@@ -30,7 +32,7 @@ impl Baseline {
             system_time: cpu_time - user_time,
             wall_time: u64::try_from(ended.wall_time.as_nanos()).unwrap_or(u64::MAX),
             memory_peak: ended.memory.peak(after.memory_peak, &after.memory, killed),
-            memory_current: after.memory.own,
+            memory_current: ended.memory.own(&after.memory),
             processes: after.processes,
             file_descriptors,
             io_read: io.read.saturating_sub(self.io.read),
@@ -121,7 +123,7 @@ mod tests {
     fn check(stop: Option<Stop>, notice: Option<Notice>, cpu_time: u64, oom: OutOfMemory, expected: Outcome) {
         let (started_at, wall_time) = (Instant::now(), Duration::ZERO);
         let ended_at = started_at;
-        let memory = MemoryWatch::new(LIMITS.memory).seen();
+        let memory = MemoryWatch::new(LIMITS.memory, 0).seen();
         let ended =
             Ended { stop, notice, started: true, set_up: 0, wall_time, started_at, ended_at, used: None, memory };
         assert_eq!(outcome(&ended, &LIMITS, &Usage { cpu_time, ..Usage::default() }, oom, None), expected);

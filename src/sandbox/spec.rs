@@ -24,9 +24,11 @@ pub const ROOTFS: &str = "rootfs";
 /// The spec of a container for `purpose` in a slot with these namespaces. What the init does itself is not in it: control
 /// groups, the places to write to, and masks over /proc.
 ///
+/// `prepares`: whether its init may have an interpreter wait.
+///
 /// # Errors
 /// When a builder misses a field, which would be a mistake here.
-pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
+pub fn build(purpose: &Purpose, prepares: bool, (user, network): (PathBuf, PathBuf)) -> Result<Spec, OciSpecError> {
     let (is_task, cwd, network) = match purpose {
         Purpose::Task(_) | Purpose::Cells(_) => (true, WORKSPACE, Some(network)),
         Purpose::BuildStep { .. } => (false, "/", None),
@@ -44,7 +46,7 @@ pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<S
                 .args(vec!["faber-init".to_owned()])
                 .env(Vec::new())
                 .cwd(cwd)
-                .capabilities(capabilities(purpose)?)
+                .capabilities(capabilities(purpose, prepares)?)
                 // The builder's own default would cut everybody to 1024 descriptors: the task gets its limits from the init.
                 .rlimits(Vec::new())
                 .no_new_privileges(true)
@@ -62,10 +64,18 @@ pub fn build(purpose: &Purpose, (user, network): (PathBuf, PathBuf)) -> Result<S
 }
 
 /// What the init needs to seal its container, to become the task and to end it; the task's own set is empty. A build step
-/// keeps what installing packages takes: root over the files of its own user namespace, and nothing of the machine's.
-fn capabilities(purpose: &Purpose) -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
+/// keeps what installing packages takes: root over the files of its own user namespace, and nothing of the machine's. One that prepares an
+/// interpreter gives it the pid of what waited before (clone3(2), set_tid), and its limits from without (prlimit(2)).
+fn capabilities(
+    purpose: &Purpose,
+    prepares: bool,
+) -> Result<libcontainer::oci_spec::runtime::LinuxCapabilities, OciSpecError> {
+    use Capability::{CheckpointRestore, SysResource};
     use Capability::{Chown, DacOverride, Fowner, Fsetid, Kill, Setfcap, Setgid, Setpcap, Setuid, SysAdmin};
     let mut set: HashSet<_> = [Setuid, Setgid, Setpcap, Kill, SysAdmin].into();
+    if prepares {
+        set.extend([SysResource, CheckpointRestore]);
+    }
     if let Purpose::BuildStep { .. } = purpose {
         set.extend([Chown, DacOverride, Fowner, Fsetid, Setfcap]);
     }

@@ -176,13 +176,13 @@ pub struct Watch<'a> {
 }
 
 impl<'a> Watch<'a> {
-    /// `pipes` are stdout and stderr, `init` the pid that is not the task's.
+    /// `pipes` are stdout and stderr, `init` the pid that is not the task's; `held` bytes were in the group before it.
     pub fn new(
         group: &'a dyn Cgroup,
         (limits, output): (&'a Limits, Output),
         pipes: [File; 2],
         init: i32,
-        cpu_before: u64,
+        (cpu_before, held): (u64, u64),
     ) -> Self {
         Self {
             group,
@@ -206,7 +206,7 @@ impl<'a> Watch<'a> {
             alone: false,
             said_all: false,
             pace: Pace::new(),
-            memory: MemoryWatch::new(limits.memory),
+            memory: MemoryWatch::new(limits.memory, held),
             // Every task starts with three descriptors.
             file_descriptors: 3,
             counter: None,
@@ -232,6 +232,11 @@ impl<'a> Watch<'a> {
     /// The task is one of a session's: what it met may be the limit of all that runs there.
     pub fn within_session(&mut self) {
         self.is_run = true;
+    }
+
+    /// The task has begun at this time, as a process that had used so much.
+    pub fn has_begun(&mut self, at: Instant, used: Rusage) {
+        (self.started, self.executed, self.used.0) = (at, true, used);
     }
 
     /// Counts the task's descriptors exactly.

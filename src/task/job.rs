@@ -37,6 +37,8 @@ pub struct Task<C> {
     pub limits: Limits,
     pub outputs: Outputs,
     pub output: Output,
+    /// An interpreter that waits may take it.
+    pub prepared: bool,
 }
 
 /// Something in the workspace.
@@ -181,6 +183,7 @@ impl Job {
             limits,
             outputs: Outputs { globs: request.outputs, bounds: bounds.outputs },
             output,
+            prepared: request.prepared.unwrap_or(true),
         };
         let job = match (request.language, request.code) {
             (Some(_), Some(code)) => {
@@ -271,6 +274,7 @@ fn of_a_language(run: Task<Content>, code: Content, image: &Offer, limits: Limit
         limits,
         outputs,
         output: Output { on_limit: OnOutputLimit::Discard, ..Output::default() },
+        prepared: false,
         image: run.image.clone(),
     };
     Ok((Some(Box::new(compile)), Task { files: BTreeMap::new(), ..run }))
@@ -306,8 +310,8 @@ impl<C> Task<C> {
             files.insert(path, node.try_map(&mut form)?);
         }
         let stdin = self.stdin.map(form).transpose()?;
-        let Self { image, command, is_images, args, env, limits, outputs, output, .. } = self;
-        Ok(Task { image, command, is_images, args, env, files, stdin, limits, outputs, output })
+        let Self { image, command, is_images, args, env, limits, outputs, output, prepared, .. } = self;
+        Ok(Task { image, command, is_images, args, env, files, stdin, limits, outputs, output, prepared })
     }
 
     /// Every content it takes.

@@ -112,11 +112,13 @@ pub struct Resources {
     pub groups: Groups,
     /// What each may use of the processors at once.
     pub cpus: Option<Cpus>,
+    /// Interpreters that wait for a program in each slot, at most.
+    pub prepared: usize,
 }
 
 impl Resources {
     /// By control groups, with what there is of the processors.
-    pub const ALL: Self = Self { groups: Groups::Used, cpus: None };
+    pub const ALL: Self = Self { groups: Groups::Used, cpus: None, prepared: 0 };
 }
 
 /// What the server allows: defaults for what a task leaves out, and maxima for what it asks.

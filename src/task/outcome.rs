@@ -7,6 +7,8 @@ use super::units::{Bytes, Time};
 /// Everything the runner says of one task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// An interpreter that waited took the program.
+    pub prepared: bool,
     pub outcome: Outcome,
     #[serde(with = "serde_bytes")]
     pub stdout: Vec<u8>,
@@ -196,6 +198,7 @@ impl Report {
 
     fn bare(outcome: Outcome) -> Self {
         Self {
+            prepared: false,
             outcome,
             stdout: Vec::new(),
             stderr: Vec::new(),

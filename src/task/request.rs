@@ -97,6 +97,10 @@ pub struct TaskRequest {
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
     #[schema(nullable)]
     pub cache: bool,
+    /// false: its interpreter is started for it, also where the image has one that waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = false)]
+    pub prepared: Option<bool>,
     /// true: the result tells more.
     #[serde(default, deserialize_with = "or_default", skip_serializing_if = "std::ops::Not::not")]
     #[schema(nullable)]

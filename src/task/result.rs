@@ -155,6 +155,9 @@ pub struct Detail {
     pub stdout_truncated: bool,
     #[schema(required = false)]
     pub stderr_truncated: bool,
+    /// An interpreter that waited took its program: what both had used by then is in no figure.
+    #[schema(required = false, example = false)]
+    pub prepared: bool,
     #[schema(required = false)]
     pub timings: DetailedTimings,
     #[schema(required = false)]
@@ -347,8 +350,9 @@ impl From<Report> for TaskResult {
 
 impl Detail {
     fn new(report: &Report, limits: &Limits, queued: u64) -> Self {
-        let Report { stdout, stderr, written, timings, counters, .. } = report;
+        let Report { stdout, stderr, written, timings, counters, prepared, .. } = report;
         Self {
+            prepared: *prepared,
             signal: match report.outcome {
                 Outcome::Signalled(signal) => Some(signal_short(signal)),
                 _ => None,

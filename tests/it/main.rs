@@ -32,6 +32,7 @@ mod mcp;
 mod memory;
 mod oci;
 mod piston;
+mod prepared;
 mod python_client;
 mod readme;
 mod resilience;

@@ -142,6 +142,11 @@ export interface components {
             counters?: components["schemas"]["DetailedCounters"];
             limits?: components["schemas"]["DetailedLimits"];
             /**
+             * @description An interpreter that waited took its program: what both had used by then is in no figure.
+             * @example false
+             */
+            prepared?: boolean;
+            /**
              * @description The signal that ended the command.
              * @example SIGSEGV
              */
@@ -1417,6 +1422,11 @@ export interface components {
              *     ]
              */
             outputs?: string[] | null;
+            /**
+             * @description false: its interpreter is started for it, also where the image has one that waits.
+             * @example false
+             */
+            prepared?: boolean | null;
             /**
              * @description With `connect`: connected streams that are to be in the result all the same.
              * @example [

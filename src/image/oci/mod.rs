@@ -277,6 +277,7 @@ fn finish(
         user,
         limits: ResourceLimits::default(),
         language: None,
+        prepare: None,
         root: Root::Tree(Contents { definition: made_of, size, versions: Default::default(), packages }),
     };
     Ok((image, notes))

@@ -84,6 +84,10 @@ impl GroupLimits {
         Self { processes, ..self }
     }
 
+    pub fn with_memory(self, memory: u64) -> Self {
+        Self { memory, ..self }
+    }
+
     pub fn memory(&self) -> u64 {
         self.memory
     }

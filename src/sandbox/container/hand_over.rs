@@ -1,5 +1,6 @@
 //! What a task starts with: its workspace, its standard descriptors, its files, its command.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -12,7 +13,7 @@ use crate::artifact::{Artifact, Slice};
 use crate::frame;
 use crate::image::{Image, WORKSPACE};
 use crate::sandbox::descriptors::{self, Counter};
-use crate::sandbox::init::wire::{Command, Files, OwnLimits, Request, Source};
+use crate::sandbox::init::wire::{Command, Files, OwnLimits, ProcessLimits, Request, Source};
 use crate::sandbox::streams::{self, Feed, Forward, Inlet, Links, Outlet, Whole};
 use crate::sandbox::terminal::Terminal;
 use crate::sandbox::workspace::Workspace;
@@ -57,8 +58,14 @@ impl Running {
         Ok(Some(workspace))
     }
 
-    /// Makes what the task's standard descriptors are to be, where that is not the container's own.
-    pub fn descriptors(&self, task: &Task<Artifact>, links: Links, workspace: Option<Workspace>) -> Result<Ready> {
+    /// Makes what the task's standard descriptors are to be, where that is not the container's own. An interpreter has its input.
+    pub fn descriptors(
+        &self,
+        task: &Task<Artifact>,
+        links: Links,
+        workspace: Option<Workspace>,
+        is_interpreted: bool,
+    ) -> Result<Ready> {
         let (mut replaced, mut shared) = (Vec::new(), Vec::new());
         let mut feed = None;
         let mut share = |pipe: &OwnedFd| pipe.try_clone().map(|pipe| shared.push(pipe)).map_err(at("share a pipe"));
@@ -77,8 +84,8 @@ impl Running {
                 replaced.push((0, reader));
                 feed = Some(Feed::new(stream, writer));
             }
-            (None, Some(artifact)) => replaced.push((0, self.input(artifact)?)),
-            (None, None) => {}
+            (None, Some(artifact)) if !is_interpreted => replaced.push((0, self.input(artifact)?)),
+            (None, _) => {}
         }
         for place in 0..3 {
             let slave = slave.as_ref().map(OwnedFd::try_clone).transpose().map_err(at("share a terminal"))?;
@@ -125,7 +132,7 @@ impl Running {
     }
 
     /// A pipe for standard input: the task's end, its own like those of its output, and ours, non-blocking.
-    fn input_pipe(&self) -> Result<(OwnedFd, File)> {
+    pub fn input_pipe(&self) -> Result<(OwnedFd, File)> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC).map_err(at("make a pipe"))?;
         own(&reader, self.owner)?;
         rustix::io::ioctl_fionbio(&writer, true).map_err(at("make a pipe non-blocking"))?;
@@ -173,12 +180,18 @@ impl Running {
     }
 }
 
-/// `enforced`: whether the kernel holds the container as a whole to its limits. `replaced` are the standard descriptors that
-/// others take the place of.
-fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8>) -> Command {
+/// What a task of the image has in its environment, whatever it asks for.
+pub fn environment(image: &Image) -> BTreeMap<String, String> {
     let mut env = image.env.clone();
     env.entry("PATH".into()).or_insert_with(|| image.path.clone());
     env.entry("HOME".into()).or_insert_with(|| WORKSPACE.into());
+    env
+}
+
+/// `enforced`: whether the kernel holds the container as a whole to its limits. `replaced` are the standard descriptors that
+/// others take the place of.
+fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8>) -> Command {
+    let mut env = environment(image);
     // As for docker and podman: a command is found in the PATH that it gets.
     let own_path = task.env.get("PATH").filter(|_| !task.is_images).cloned();
     let terminal = task.output.terminal.is_some();
@@ -193,17 +206,23 @@ fn command(task: Task<Artifact>, image: &Image, enforced: bool, replaced: Vec<u8
         is_own_path: own_path.is_some(),
         path: own_path.unwrap_or_else(|| image.path.clone()),
         directory: image.workdir.clone().unwrap_or_else(|| WORKSPACE.into()),
-        file_descriptors: task.limits.file_descriptors,
+        limits: process_limits(&task.limits, enforced),
         count_descriptors: task.limits.count_descriptors,
         of_its_own: (!enforced).then_some(OwnLimits { processes: task.limits.processes, memory: task.limits.memory }),
-        // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
-        cpu_seconds: task.limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
         processors: Vec::new(),
-        stack: stack(&task.limits, enforced),
-        file_size: task.limits.file_size,
         replaced,
         merged: task.output.merge == MergeOutput::Into,
         terminal,
+    }
+}
+
+pub fn process_limits(limits: &Limits, enforced: bool) -> ProcessLimits {
+    ProcessLimits {
+        file_descriptors: limits.file_descriptors,
+        // Far enough behind the watch's limit for the kernel's coarser clock never to be first.
+        cpu_seconds: limits.cpu_time.div_ceil(1_000_000_000) * 3 / 2 + 5,
+        stack: stack(limits, enforced),
+        file_size: limits.file_size,
     }
 }
 

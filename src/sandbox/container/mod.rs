@@ -2,6 +2,7 @@
 
 mod hand_over;
 mod host;
+mod prepared;
 mod run;
 mod session;
 
@@ -25,7 +26,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, pidfd_open, pidfd_se
 
 use super::caller::Caller;
 use super::cgroup::{Cgroup, CgroupError, GroupLimits, Lack, OutOfMemory};
-use super::init::wire::{Notice, Step};
+use super::init::wire::{Notice, Rusage, Step};
 use super::init::{Init, Purpose};
 use super::outcome::{self, Baseline, Io};
 use super::processors::Chosen;
@@ -39,6 +40,7 @@ use crate::image::Image;
 use crate::task::{ImageId, Limit, Outcome, Report, Taken, Task, Word};
 use hand_over::Ready;
 pub use host::Host;
+use prepared::{Interpreter, Program};
 pub use session::Session;
 
 #[derive(Debug, thiserror::Error)]
@@ -81,6 +83,8 @@ pub struct Created {
     before: Baseline,
     /// The group's limits, put in force ahead of the task: most likely what it asks.
     in_force: Option<GroupLimits>,
+    /// What waits in the place of the task's process, if anything.
+    interpreter: Option<Interpreter>,
 }
 
 /// A started container: everything that has to be given back. Dropping it removes it.
@@ -194,7 +198,7 @@ impl Created {
             started.limit(limits)?;
         }
         let before = started.baseline()?;
-        Ok(Self { container: started, before, in_force: expected })
+        Ok(Self { container: started, before, in_force: expected, interpreter: None })
     }
 
     /// The image it is of.
@@ -221,10 +225,10 @@ impl Created {
     /// in the fault for the operator.
     pub fn run(mut self, task: Task<Artifact>, links: Links, caller: &mut dyn Caller) -> Ran {
         let ordered = Instant::now();
-        let ran = self.prepare(&task, links, caller).and_then(|prepared| match prepared {
-            Prepared::Refused(outcome) => Ok(Told::only(Report { outcome, ..Report::not_executed("") })),
-            Prepared::Ready(ready) => match caller.may_start().map_err(at("wait for the word to start"))? {
-                true => self.container.run(task, ready, &self.before, caller, ordered),
+        let ran = self.make_ready(&task, links, caller).and_then(|start| match start {
+            Start::Refused(outcome) => Ok(Told::only(Report { outcome, ..Report::not_executed("") })),
+            Start::Ready(ready, program) => match caller.may_start().map_err(at("wait for the word to start"))? {
+                true => self.container.run(task, (*ready, program), &self.before, caller, ordered),
                 false => Ok(Told::only(Report { outcome: cancelled(), ..Report::not_executed("") })),
             },
         });
@@ -237,13 +241,14 @@ impl Created {
 
     /// What is left to do before the clock runs: the task's limits in force, its files in the workspace, its standard
     /// descriptors made. The outcome says that it cannot run.
-    fn prepare(&mut self, task: &Task<Artifact>, links: Links, caller: &mut dyn Caller) -> Result<Prepared> {
+    fn make_ready(&mut self, task: &Task<Artifact>, links: Links, caller: &mut dyn Caller) -> Result<Start> {
         let limits = GroupLimits::from(&task.limits);
-        if self.in_force.as_ref() != Some(&limits) {
-            match self.container.group.apply(&limits) {
+        let held = self.interpreter.as_ref().map_or(0, Interpreter::held);
+        if self.in_force.as_ref() != Some(&limits) || held > 0 {
+            match self.container.group.apply(&limits.with_memory(limits.memory() + held)) {
                 Err(CgroupError::NoShares) => {
                     let reason = "cpus takes cgroup v2 with the cpu controller, which this server does not have".into();
-                    return Ok(Prepared::Refused(Outcome::NotExecuted { reason }));
+                    return Ok(Start::Refused(Outcome::NotExecuted { reason }));
                 }
                 applied => applied.map_err(|error| ContainerError::NotInForce(io::Error::other(error)))?,
             }
@@ -251,9 +256,10 @@ impl Created {
         let chosen = self.container.view.borrow_mut().apply(&limits);
         self.container.chosen = chosen.map_err(at("tell the task its limits"))?;
         let workspace = self.container.workspace(task)?;
-        let ready = self.container.descriptors(task, links, workspace)?;
+        let is_interpreted = self.interpreter.is_some();
+        let ready = self.container.descriptors(task, links, workspace, is_interpreted)?;
         if task.files.is_empty() {
-            return Ok(Prepared::Ready(ready));
+            return Ok(Start::Ready(ready.into(), self.program(task)?));
         }
         // What the init does not take shows in what it says or does not say next.
         let _ = self.container.hand_over_files(task);
@@ -271,7 +277,7 @@ impl Created {
         let refused = match first {
             First::Notice(Notice::Placed) => {
                 self.before = self.container.baseline()?;
-                return Ok(Prepared::Ready(ready));
+                return Ok(Start::Ready(ready.into(), self.program(task)?));
             }
             First::Notice(Notice::Failed { step: Step::Files, errno }) => {
                 Outcome::NotExecuted { reason: format!("files: {}", outcome::errno_text(errno)) }
@@ -286,14 +292,15 @@ impl Created {
             First::Notice(notice) => return Err(set_up_failed(Some(notice))),
             First::Late => return Err(late()),
         };
-        Ok(Prepared::Refused(refused))
+        Ok(Start::Refused(refused))
     }
 }
 
-/// How far the preparation of a task came.
-enum Prepared {
+/// How far a task came on its way to be started.
+enum Start {
     Refused(Outcome),
-    Ready(Ready),
+    /// With the program of an interpreter that waits.
+    Ready(Box<Ready>, Option<Program>),
 }
 
 /// What a container or cell is made with: its group, and our ends of what leads into it.
@@ -365,7 +372,8 @@ impl<'a> Outside<'a> {
 
 impl Running {
     fn create(slot: &Slot, name: &str, bundle: &Path, image: Rc<Image>, purpose: Purpose) -> Result<(Self, Container)> {
-        spec::build(&purpose, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
+        let prepares = matches!(purpose, Purpose::Task(_)) && image.prepare.is_some();
+        spec::build(&purpose, prepares, slot.namespaces.paths())?.save(bundle.join("config.json"))?;
         let (outside, Inside { control, commands, outputs: [stdout, stderr], entrances }) =
             Outside::make(slot, name, &image)?;
         let removed = RemoveOnFailure { group: Some(&*outside.group) };
@@ -427,7 +435,8 @@ impl Running {
     /// What has been used up to now; peaks begin anew.
     fn baseline(&self) -> Result<Baseline> {
         self.group.reset_peaks();
-        Ok(Baseline { cpu: self.group.cpu_times()?, io: self.io().unwrap_or_default() })
+        let io = self.io().unwrap_or_default();
+        Ok(Baseline { cpu: self.group.cpu_times()?, io, used: Rusage::default() })
     }
 
     /// proc_pid_oom_score_adj(5): raising is free, and so is going back to what it was.
@@ -446,10 +455,15 @@ impl Running {
     }
 
     fn io(&self) -> io::Result<Io> {
-        let text = fs::read_to_string(format!("/proc/{}/io", self.init.pid.as_raw_nonzero()))?;
-        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
-        Ok(Io { read: field("rchar:").unwrap_or(0), write: field("wchar:").unwrap_or(0) })
+        io_of(self.init.pid)
     }
+}
+
+/// What a process has read and written, with those that it has reaped (proc_pid_io(5)).
+fn io_of(process: Pid) -> io::Result<Io> {
+    let text = fs::read_to_string(format!("/proc/{}/io", process.as_raw_nonzero()))?;
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    Ok(Io { read: field("rchar:").unwrap_or(0), write: field("wchar:").unwrap_or(0) })
 }
 
 impl Drop for Running {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::time::ClockId;
 
 use super::hand_over::Ready;
+use super::prepared::Program;
 use super::{ContainerError, Result, Running, Told, at, cancelled, late, set_up_failed};
 use crate::artifact::Artifact;
 use crate::frame;
@@ -38,7 +39,7 @@ impl Running {
     pub fn run(
         &mut self,
         task: Task<Artifact>,
-        ready: Ready,
+        (ready, program): (Ready, Option<Program>),
         before: &Baseline,
         caller: &mut dyn Caller,
         ordered: Instant,
@@ -46,7 +47,8 @@ impl Running {
         let (limits, outputs) = (task.limits.clone(), task.outputs.clone());
         let pipes = self.outputs.take().ok_or(ContainerError::NoInit)?;
         let init = self.init.pid.as_raw_nonzero().get();
-        let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, before.cpu.total);
+        let held = program.as_ref().map_or(0, |program| program.held);
+        let mut watch = Watch::new(&*self.group, (&limits, task.output), pipes, init, (before.cpu.total, held));
         let Ready { replaced, links, feed, forwards, whole, workspace, terminal } = ready;
         for (stream, (forward, whole)) in forwards.into_iter().zip(whole).enumerate() {
             forward.into_iter().for_each(|forward| watch.forward(stream, forward));
@@ -60,7 +62,10 @@ impl Running {
             watch.show(terminal).map_err(at("read a terminal"))?;
         }
         watch.hold(links);
-        if let Some(counter) = self.hand_over(task, replaced) {
+        let is_prepared = program.is_some();
+        if let Some(program) = program {
+            watch.has_begun(program.start(), before.used);
+        } else if let Some(counter) = self.hand_over(task, replaced) {
             watch.count(counter);
         }
         let ended = watch.until_end(&Ends { control: &self.control, init: self.init.handle.as_fd() }, caller);
@@ -89,6 +94,7 @@ impl Running {
         let is_machines = out_of_memory.kills > 0 && !out_of_memory.is_own;
         let fault = is_machines.then_some(ContainerError::MachineOutOfMemory);
         let report = self.report(&limits, before, (ended, kept), (descriptors, figures), times);
+        let report = Report { prepared: is_prepared, ..report };
         match taken {
             Ok(taken) => Ok(Told { report, taken, fault }),
             // The command has run, but nobody can have what it left.
@@ -131,6 +137,7 @@ impl Running {
         let Kept { streams: [stdout, stderr], merged, written, exceeded, .. } = kept;
         let counted = |count| self.group.enforces().then_some(count);
         Report {
+            prepared: false,
             outcome: outcome(&ended, limits, &usage, out_of_memory, self.unrunnable(&ended)),
             stdout,
             stderr,

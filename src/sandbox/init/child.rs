@@ -1,5 +1,6 @@
 //! The task's process: everything is taken from it before any task is known, then it waits for its command.
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,11 +8,11 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{Gid, Uid, chdir, setgroups, setresgid, setresuid, setsid};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit, setrlimit};
 use rustix::thread::{CapabilitySet, CpuSet, sched_setaffinity};
 use rustix::time::ClockId;
 
-use super::wire::{Command, Notice, OwnLimits, Step, nanoseconds};
+use super::wire::{Command, Notice, OwnLimits, ProcessLimits, Step, nanoseconds};
 use super::{Failure, at, notify, unrunnable};
 use crate::frame;
 use crate::image::User;
@@ -36,6 +37,20 @@ impl Child<'_> {
             Err(failure) => failure,
         };
         notify(control, Notice::Failed { step: failure.step, errno: failure.errno });
+        1
+    }
+
+    /// Becomes an interpreter, to wait for its program; returns only when it cannot be started. `descriptors` are its standard ones.
+    pub fn interpret(&self, command: Command, descriptors: &[OwnedFd]) -> i32 {
+        let Command { argv, env, path, directory, limits, .. } = command;
+        let prepared = self.prepare().is_ok()
+            && standard(descriptors).is_ok()
+            && limit_stack(None, limits.stack).is_ok()
+            && chdir(directory.as_str()).is_ok();
+        if prepared {
+            let candidates = candidates(argv.first().map_or("", String::as_str), &path);
+            execute(&candidates, &strings(argv), &environment(env));
+        }
         1
     }
 
@@ -67,7 +82,8 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     if let Err(error) = replace(&command, &descriptors) {
         return at(Step::Redirect)(error);
     }
-    if let Err(error) = limit(&command).and_then(|()| command.of_its_own.map_or(Ok(()), limit_by_itself)) {
+    let own = command.of_its_own;
+    if let Err(error) = limit(None, command.limits).and_then(|()| own.map_or(Ok(()), limit_by_itself)) {
         return at(Step::Limits)(error);
     }
     if let Err(errno) = run_on(&command.processors) {
@@ -80,7 +96,7 @@ fn start(control: BorrowedFd<'_>, commands: UnixStream) -> Failure {
     }
     let candidates = candidates(argv.first().map_or("", String::as_str), &path);
     let argv = strings(argv);
-    let env = strings(env.into_iter().map(|(name, value)| format!("{name}={value}")));
+    let env = environment(env);
     if is_counted && let Err(error) = count_descriptors(&commands) {
         return at(Step::Seccomp)(error);
     }
@@ -131,6 +147,18 @@ fn candidates(command: &str, path: &str) -> Vec<CString> {
 /// NUL bytes were refused when the task was parsed; what holds one all the same is left out.
 fn strings(strings: impl IntoIterator<Item = String>) -> Vec<CString> {
     strings.into_iter().filter_map(|string| CString::new(string).ok()).collect()
+}
+
+fn environment(env: BTreeMap<String, String>) -> Vec<CString> {
+    strings(env.into_iter().map(|(name, value)| format!("{name}={value}")))
+}
+
+/// Takes stdin, stdout and stderr; all else is close-on-exec.
+pub fn standard(descriptors: &[OwnedFd]) -> io::Result<()> {
+    let [stdin, stdout, stderr] = descriptors else { return Err(io::ErrorKind::InvalidInput.into()) };
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    Ok(rustix::stdio::dup2_stderr(stderr)?)
 }
 
 /// What every task has alike, whatever started Faber: what a hard limit below it leaves (getrlimit(2)).
@@ -194,16 +222,23 @@ fn run_on(processors: &[usize]) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
-fn limit(command: &Command) -> io::Result<()> {
-    enforce(Resource::Nofile, both(command.file_descriptors))?;
-    // The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
-    let stack = getrlimit(Resource::Stack);
-    enforce(Resource::Stack, Rlimit { current: least(Some(command.stack), stack.maximum), ..stack })?;
-    if let Some(size) = command.file_size {
-        enforce(Resource::Fsize, both(size))?;
+/// Of this process, or of another one.
+pub fn limit(of: Option<Pid>, limits: ProcessLimits) -> io::Result<()> {
+    enforce_of(of, Resource::Nofile, both(limits.file_descriptors))?;
+    limit_stack(of, limits.stack)?;
+    if let Some(size) = limits.file_size {
+        enforce_of(of, Resource::Fsize, both(size))?;
     }
     // SIGXCPU first, SIGKILL a second later (getrlimit(2)).
-    enforce(Resource::Cpu, Rlimit { current: Some(command.cpu_seconds), maximum: Some(command.cpu_seconds + 1) })
+    let (soft, hard) = (Some(limits.cpu_seconds), Some(limits.cpu_seconds + 1));
+    enforce_of(of, Resource::Cpu, Rlimit { current: soft, maximum: hard })
+}
+
+/// The same stack for every task, however Faber was started; a quarter of it is what execve(2) allows arguments.
+fn limit_stack(of: Option<Pid>, bytes: u64) -> io::Result<()> {
+    // No process has changed what it was started with.
+    let stack = getrlimit(Resource::Stack);
+    enforce_of(of, Resource::Stack, Rlimit { current: least(Some(bytes), stack.maximum), ..stack })
 }
 
 /// Behind the watch, which is to be first to see too much memory: its limit is on what is used, this on what is asked for.
@@ -216,12 +251,26 @@ fn both(value: u64) -> Rlimit {
     Rlimit { current: Some(value), maximum: Some(value) }
 }
 
+fn enforce(resource: Resource, wanted: Rlimit) -> io::Result<()> {
+    enforce_of(None, resource, wanted)
+}
+
 /// Sets a limit, and sees that the kernel has it. The largest number is the kernel's word for none (RLIM_INFINITY).
-fn enforce(resource: Resource, Rlimit { current, maximum }: Rlimit) -> io::Result<()> {
+fn enforce_of(of: Option<Pid>, resource: Resource, Rlimit { current, maximum }: Rlimit) -> io::Result<()> {
     let finite = |limit: Option<u64>| limit.filter(|&limit| limit != libc::RLIM_INFINITY);
     let wanted = Rlimit { current: finite(current), maximum: finite(maximum) };
-    setrlimit(resource, wanted)?;
-    if getrlimit(resource) == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+    let found = match of {
+        None => {
+            setrlimit(resource, wanted)?;
+            getrlimit(resource)
+        }
+        Some(_) => {
+            prlimit(of, resource, wanted)?;
+            // What was in force before the second call is what the first one set.
+            prlimit(of, resource, wanted)?
+        }
+    };
+    if found == wanted { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
 fn io_errno() -> i32 {
@@ -230,10 +279,10 @@ fn io_errno() -> i32 {
 
 /// Empties the bounding set of what the init had, the capability to do so last.
 fn drop_bounding_set() -> io::Result<()> {
-    for capability in [CapabilitySet::SETUID, CapabilitySet::SETGID, CapabilitySet::KILL, CapabilitySet::SETPCAP] {
-        rustix::thread::remove_capability_from_bounding_set(capability)?;
-    }
-    Ok(())
+    use CapabilitySet as Set;
+    // The last two are an init's that prepares interpreters; for another's child it is nothing to drop them.
+    let all = [Set::SYS_RESOURCE, Set::CHECKPOINT_RESTORE, Set::SETUID, Set::SETGID, Set::KILL, Set::SETPCAP];
+    all.into_iter().try_for_each(|one| Ok(rustix::thread::remove_capability_from_bounding_set(one)?))
 }
 
 fn become_user(user: User) -> nix::Result<()> {

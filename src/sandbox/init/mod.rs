@@ -33,7 +33,7 @@ use crate::image::{User, WORKSPACE};
 use child::Child;
 pub use host::{MadeCell, MakeCell};
 pub use seal::Masks;
-use wire::{Files, Notice, Request, Step, nanoseconds};
+use wire::{Command, Files, Notice, ProcessLimits, Request, Step, nanoseconds};
 
 /// What a container is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,8 +168,11 @@ impl Init {
         kernel::catch_sigchld();
         sigprocmask(SigmaskHow::SIG_BLOCK, Some(&Signal::SIGCHLD.into()), None)
             .map_err(|e| at(Step::Fork)(e.into()))?;
-        let child = Child { user: self.user(), filter: &self.filter };
-        kernel::fork(|| child.run(control.as_fd(), commands)).map_err(at(Step::Fork))
+        kernel::fork(|| self.child().run(control.as_fd(), commands)).map_err(at(Step::Fork))
+    }
+
+    fn child(&self) -> Child<'_> {
+        Child { user: self.user(), filter: &self.filter }
     }
 
     /// Places files when told to, and reaps until the task's process has ended or the runner says stop; then ends whatever
@@ -179,7 +182,8 @@ impl Init {
         // A task that closes its output is at its end for who reads it: no other copy may stay open here.
         let _ = rustix::stdio::dup2_stdout(rustix::stdio::stdin())
             .and_then(|()| rustix::stdio::dup2_stderr(rustix::stdio::stdin()));
-        match self.wait_for_end(task, control) {
+        let mut task = task;
+        match self.wait_for_end(&mut task, control) {
             End::Host => return self.lead_runs(task, control),
             // At once: what is left to end is not the task's time.
             End::Exited(status) => {
@@ -209,11 +213,12 @@ impl Init {
         while matches!(poll(&mut closed, None), Err(rustix::io::Errno::INTR)) {}
     }
 
-    fn wait_for_end(&self, task: Pid, control: &UnixStream) -> End {
+    /// `task` is whoever waits to become it, or has.
+    fn wait_for_end(&self, task: &mut Pid, control: &UnixStream) -> End {
         loop {
             loop {
                 match kernel::reap(false) {
-                    Ok(Some((pid, status))) if pid == task => return End::Exited(status),
+                    Ok(Some((pid, status))) if pid == *task => return End::Exited(status),
                     Ok(Some(_)) => {}
                     Ok(None) | Err(_) => break,
                 }
@@ -224,12 +229,52 @@ impl Init {
                 Ok(_) => match frame::receive_with::<Request>(control) {
                     Ok(Some((Request::Files(files), descriptors))) => self.place(&files, &descriptors, control),
                     // It may have ended in this moment.
-                    Ok(Some((Request::Signal(signal), _))) => kernel::signal_group(task, signal),
+                    Ok(Some((Request::Signal(signal), _))) => kernel::signal_group(*task, signal),
+                    Ok(Some((Request::Prepare(command), descriptors))) => {
+                        self.prepare(task, command, &descriptors, control);
+                    }
+                    Ok(Some((Request::Limit(limits), _))) => notify(control, limit(*task, limits)),
+                    Ok(Some((Request::Renew, descriptors))) => self.renew(task, descriptors, control),
                     Ok(Some((Request::Host | Request::Run, _))) => return End::Host,
                     Ok(None) | Err(_) => return End::Told,
                 },
                 Err(nix::errno::Errno::EINTR) => {}
                 Err(_) => return End::Told,
+            }
+        }
+    }
+
+    /// Has an interpreter take the place of whoever waits. It has the same pid: what waited before is nothing that can be seen.
+    fn prepare(&self, task: &mut Pid, command: Command, descriptors: &[OwnedFd], control: &UnixStream) {
+        end_all(*task);
+        let forked = kernel::fork_as(*task, || self.child().interpret(command, descriptors));
+        let handle = forked.and_then(|pid| {
+            *task = pid;
+            let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::NotFound)?;
+            Ok(rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())?)
+        });
+        let answer = MadeCell(handle.as_ref().map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL)));
+        let handles: Vec<_> = handle.iter().map(AsFd::as_fd).collect();
+        let _ = frame::send_with(control, &answer, &handles);
+    }
+
+    /// Has a process wait for a command again.
+    fn renew(&self, task: &mut Pid, mut descriptors: Vec<OwnedFd>, control: &UnixStream) {
+        end_all(*task);
+        let commands = UnixStream::from(descriptors.remove(0));
+        let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
+        let forked = stdin.map_err(io::Error::from).and_then(|stdin| {
+            descriptors.insert(0, stdin);
+            kernel::fork_as(*task, || match child::standard(&descriptors) {
+                Ok(()) => self.child().run(control.as_fd(), commands),
+                Err(_) => 1,
+            })
+        });
+        match forked {
+            Ok(pid) => *task = pid,
+            Err(error) => {
+                let Failure { step, errno } = at(Step::Fork)(error);
+                notify(control, Notice::Failed { step, errno });
             }
         }
     }
@@ -246,6 +291,14 @@ impl Init {
             Err(Failure { step, errno }) => Notice::Failed { step, errno },
         };
         notify(control, notice);
+    }
+}
+
+/// Holds another process to these limits.
+fn limit(task: Pid, limits: ProcessLimits) -> Notice {
+    match child::limit(rustix::process::Pid::from_raw(task.as_raw()), limits).map_err(at(Step::Limits)) {
+        Ok(()) => Notice::Placed,
+        Err(Failure { step, errno }) => Notice::Failed { step, errno },
     }
 }
 

@@ -52,7 +52,7 @@ impl Init {
                         return;
                     }
                 }
-                Ok(Some((Request::Signal(_) | Request::Host, _))) => {}
+                Ok(Some(_)) => {}
                 Ok(None) | Err(_) => return,
             }
         }
@@ -96,7 +96,8 @@ impl Init {
         };
         let _ = rustix::stdio::dup2_stdout(rustix::stdio::stdin())
             .and_then(|()| rustix::stdio::dup2_stderr(rustix::stdio::stdin()));
-        let status = match self.wait_for_end(task, &control) {
+        let mut task = task;
+        let status = match self.wait_for_end(&mut task, &control) {
             super::End::Exited(status) => Some(status),
             super::End::Told | super::End::Host => end_members(members, task),
         };

@@ -14,7 +14,10 @@
 //!   │ ◀──────────── Alone ───────── │ (when others had to be ended and reaped first)
 //! ```
 //! A task whose descriptors are counted sends a listener for that before *Started*. Files are sent only if there are any; what is large comes as a descriptor, and so does what is to be the command's standard
-//! input or output in place of the container's own. While the command runs the init may be asked to signal it. The end of the runner's side of the init's socket tells it to end everything at once.
+//! input or output in place of the container's own.
+//!
+//! An interpreter that is prepared takes the place of the process that waits. It is told its program by its standard input, and says
+//! by its standard output that it waits; when it was *Prepared*, the answer is its pidfd. While the command runs the init may be asked to signal it. The end of the runner's side of the init's socket tells it to end everything at once.
 
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -35,6 +38,13 @@ pub enum Request {
     Signal(i32),
     /// To lead runs from now on; the process that waits for a command is ended.
     Host,
+    /// To have an interpreter wait in the place of the process that waits for a command. With it come its standard descriptors.
+    Prepare(Command),
+    /// To hold the interpreter to these limits.
+    Limit(ProcessLimits),
+    /// To have a process wait for a command again, in the interpreter's place. With it come its end of the socket for commands, stdout
+    /// and stderr.
+    Renew,
     /// Of one that leads runs: to fork the leader of another one. With it come its ends of the two sockets, stdout and stderr, the list of
     /// its group's processes, and the files by which that is entered.
     Run,
@@ -60,25 +70,29 @@ pub struct Command {
     pub is_own_path: bool,
     /// Where it starts.
     pub directory: String,
-    pub file_descriptors: u64,
-    /// Whether to load the filter by which they are counted, and to send its listener.
+    pub limits: ProcessLimits,
+    /// Whether to load the filter by which descriptors are counted, and to send its listener.
     pub count_descriptors: bool,
-    /// Seconds; the kernel's own stop behind the runner's watch.
-    pub cpu_seconds: u64,
     /// Where no group holds the container to them.
     pub of_its_own: Option<OwnLimits>,
     /// The processors it may run on; all there are if it is empty.
     pub processors: Vec<usize>,
-    /// Bytes.
-    pub stack: u64,
-    /// Bytes.
-    pub file_size: Option<u64>,
     /// Which of its standard descriptors each descriptor that came with the message replaces.
     pub replaced: Vec<u8>,
     /// Standard error goes where standard output goes.
     pub merged: bool,
     /// Its standard input is to be the terminal of its session.
     pub terminal: bool,
+}
+
+/// What each of a task's processes is held to by itself (getrlimit(2)). Sizes in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessLimits {
+    pub file_descriptors: u64,
+    /// Seconds; the kernel's own stop behind the runner's watch.
+    pub cpu_seconds: u64,
+    pub stack: u64,
+    pub file_size: Option<u64>,
 }
 
 /// Why a command could not be executed: sent back by the socket on which it came, before `Failed` is said.

@@ -7,8 +7,8 @@ use std::process::Command;
 use super::FABER;
 
 /// Those that tests need. One that extends another has that one's definition beside it.
-const IMAGES: [&str; 4] = ["cpp", "java", "python", "rust"];
-const DEFINITIONS: [&str; 5] = ["cpp", "java", "jvm", "python", "rust"];
+const IMAGES: [&str; 5] = ["cpp", "java", "node", "python", "rust"];
+const DEFINITIONS: [&str; 6] = ["cpp", "java", "jvm", "node", "python", "rust"];
 
 /// What a shell does, in place of going on, to have the images in `data_dir`, which many servers share, and nothing else: mounts that
 /// it alone sees, since the front, which is nobody, may not pass to where they are kept.
@@ -34,7 +34,9 @@ fn built() -> PathBuf {
         let (from, to) =
             (Path::new(env!("CARGO_MANIFEST_DIR")).join("images").join(name), definitions(&dir).join(name));
         fs::create_dir_all(&to).unwrap();
-        fs::copy(from.join("image.toml"), to.join("image.toml")).unwrap();
+        for entry in fs::read_dir(from).unwrap().flatten().filter(|entry| entry.file_name() != "image.lock") {
+            fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+        }
     }
     // Versions that the lock has may be gone from the archive since.
     let said = build(&dir, &lock, &[]).or_else(|_| build(&dir, &lock, &["--update"]));

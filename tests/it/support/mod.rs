@@ -134,7 +134,7 @@ impl Server {
         Self::start_in(tempfile::tempdir().unwrap(), preparation, args, env)
     }
 
-    /// With the images of C++, Java, Python and Rust, as this repository defines them.
+    /// With the images of C++, Java, Node.js, Python and Rust, as this repository defines them.
     pub fn with_languages() -> Self {
         Self::with_languages_and(&[])
     }

@@ -300,6 +300,7 @@ Content: TypeAlias = str | Content1
 class Detail(TypedDict):
     counters: NotRequired[DetailedCounters]
     limits: NotRequired[DetailedLimits]
+    prepared: NotRequired[bool]
     signal: NotRequired[str | None]
     stderr_bytes: NotRequired[int | None]
     stderr_truncated: NotRequired[bool]
@@ -426,6 +427,7 @@ class TaskRequest(TypedDict):
     on_output_limit: NotRequired[OnOutputLimit | None]
     output_encoding: NotRequired[OutputEncoding | None]
     outputs: NotRequired[list[str] | None]
+    prepared: NotRequired[bool | None]
     record: NotRequired[list[Stream] | None]
     resource_limits: NotRequired[ResourceLimits | None]
     run_when: NotRequired[RunWhen | None]
