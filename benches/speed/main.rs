@@ -7,6 +7,8 @@ mod common;
 mod breakdown;
 mod cases;
 mod compare;
+mod floor;
+mod images;
 mod live;
 mod load;
 mod others;
@@ -53,6 +55,7 @@ pub struct Run {
     pub targets: Vec<Target>,
     /// Why some sandboxes are not measured.
     pub refusals_told: bool,
+    pub floor: std::rc::Rc<floor::Floor>,
 }
 
 /// One of the aims of this project: what was measured, what must be, what would be good.
@@ -89,10 +92,11 @@ impl Run {
 
 fn main() {
     let args = Args::parse();
-    let bar = ProgressBar::new(22)
+    let floor = floor::Floor::start().into();
+    let bar = ProgressBar::new(25)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
-    let mut run =
-        Run { args, bar, raw: serde_json::Map::new(), bare: f64::NAN, targets: Vec::new(), refusals_told: false };
+    let raw = serde_json::Map::new();
+    let mut run = Run { args, bar, raw, bare: f64::NAN, targets: Vec::new(), refusals_told: false, floor };
     run.tell(common::machine());
     if let Some(other) = run.args.against.clone() {
         return compare::compare(&run, &other);
@@ -105,6 +109,7 @@ fn main() {
     load::all(&mut run, &server);
     server::all(&mut run, &server);
     drop(server);
+    images::all(&mut run);
     others::all(&mut run);
     server::start(&mut run);
     run.bar.finish_and_clear();

@@ -98,7 +98,7 @@ fn idle(run: &mut Run, server: &Server) {
     ));
     let told = json!({ "wakeups": wakeups, "cpu": cpu, "keeper": keeper, "front": front, "slot": slot });
     run.raw.insert("idle".into(), told);
-    run.at_most("an idle slot's memory (PSS)", slot * 1.048_576, 4.0, 2.0, "MB");
+    run.at_most("an idle slot's memory (PSS)", slot * 1.048_576, 3.0, 2.0, "MB");
     run.at_most("wake-ups of an idle server a second", wakeups, 1.0, 0.0, "/s");
 }
 
