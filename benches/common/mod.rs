@@ -83,7 +83,7 @@ impl Client {
     fn answer(&self) -> (Duration, Value) {
         let started = Instant::now();
         let answer = self.agent.post(&self.url).content_type("application/json").send(&self.body);
-        let text = answer.unwrap().body_mut().read_to_string().unwrap();
+        let text = answer.unwrap().body_mut().with_config().limit(1 << 30).read_to_string().unwrap();
         let took = started.elapsed();
         let body: Value = serde_json::from_str(&text).unwrap();
         let mut results = body["results"].as_array().into_iter().flatten();

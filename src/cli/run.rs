@@ -354,6 +354,7 @@ impl<'a> Here<'a> {
             return Ok(None);
         }
         created.prepare(&task.limits)?;
+        created.wait_for_interpreter().context("its interpreter did not wait")?;
         created.settle(&task, &Links::default()).context("its interpreter did not wait")?;
         if !created.is_prepared() {
             return Ok(None);

@@ -87,6 +87,8 @@ struct Runner {
     prepared: usize,
     /// Images whose interpreter has come to an end by itself.
     unprepared: Vec<ImageId>,
+    /// What the operator is yet to hear, with the next report.
+    to_tell: Option<String>,
     /// What it is made of when that is not there any more.
     default_image: ImageId,
     max: Limits,
@@ -135,6 +137,7 @@ impl Runner {
             // A share of the processors is given to a process before it is anything.
             prepared: if resources.cpus.is_none() { resources.prepared } else { 0 },
             unprepared: Vec::new(),
+            to_tell: None,
             default_image: image,
             max: max.clone(),
         })
@@ -159,7 +162,7 @@ impl Runner {
                 Event::InitGone(index) => {
                     let Waiting { created, since } = self.waiting.remove(index);
                     if created.is_prepared() {
-                        self.unprepared.push(created.image());
+                        self.do_without(created.image(), None);
                     }
                     restart.ended(since.elapsed());
                 }
@@ -214,6 +217,13 @@ impl Runner {
         (image == self.image && waiting.created.can_prepare() && !self.unprepared.contains(&image)).then_some(waiting)
     }
 
+    /// No interpreter of this image waits here any more.
+    fn do_without(&mut self, image: ImageId, error: Option<&ContainerError>) {
+        let why = error.map_or_else(|| "it ended by itself".to_owned(), |error| chain(error));
+        self.to_tell = Some(format!("no interpreter of the image {} waits in this slot any more: {why}", image.name));
+        self.unprepared.push(image);
+    }
+
     fn due_to_prepare(&self) -> Option<Instant> {
         self.to_prepare().map(|waiting| waiting.since + QUIET)
     }
@@ -223,10 +233,10 @@ impl Runner {
         let (Some(limits), true) = (self.last.clone(), self.to_prepare().is_some()) else { return };
         let _watchdog = Watchdog::set(STUCK);
         let Some(last) = self.waiting.last_mut() else { return };
-        // What has gone wrong shows as a container that is at its end.
-        if last.created.prepare(&limits).is_err() {
-            self.unprepared.push(last.created.image());
+        if let Err(error) = last.created.prepare(&limits) {
+            let image = last.created.image();
             self.waiting.pop();
+            self.do_without(image, Some(&error));
         }
         let mut prepared = self.waiting.iter().filter(|waiting| waiting.created.is_prepared()).count();
         while prepared > self.prepared {
@@ -263,7 +273,8 @@ impl Runner {
         if let Some(cell) = sharing.and_then(|Sharing { request, .. }| self.shared.take(request, image)) {
             return Ok(cell);
         }
-        match self.waiting.iter().position(|waiting| waiting.created.image() == *image) {
+        let is_one = |waiting: &Waiting| waiting.created.image() == *image && !waiting.created.is_on_its_way();
+        match self.waiting.iter().position(is_one) {
             Some(index) => Ok(self.waiting.remove(index).created),
             None => self.create(),
         }
@@ -293,7 +304,7 @@ impl Runner {
     ) -> Result<(), RunnerError> {
         let socket = front.socket;
         if let Some(reason) = refusal(&task, &self.max) {
-            return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
+            return report(socket, Report::fault(reason), Taken::default(), [Some(reason.into()), None]);
         }
         self.slot.expect(&task.limits);
         self.last = Some(task.limits.clone());
@@ -303,19 +314,19 @@ impl Runner {
             Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
                 let reason = format!("the image {} cannot be used any more", task.image.name);
                 self.image = self.default_image.clone();
-                return report(socket, Report::not_executed(reason), Taken::default(), Some(chain(&error)));
+                return report(socket, Report::not_executed(reason), Taken::default(), [Some(chain(&error)), None]);
             }
             Err(error) => return Err(error),
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
-        if created.settle(&task, &links).is_err() {
-            // Its interpreter has ended by itself, or never came: the task is none the worse for it.
-            self.unprepared.push(created.image());
+        if let Err(error) = created.settle(&task, &links) {
+            // The task is none the worse for it.
+            self.do_without(created.image(), Some(&error));
             drop(created);
             created = self.slot.create(&task.image)?;
         }
         let Ran { report: ended, taken, fault, remains } = created.run(task, links, &mut front);
-        report(socket, ended, taken, fault.map(|fault| chain(&fault)))?;
+        report(socket, ended, taken, [fault.map(|fault| chain(&fault)), self.to_tell.take()])?;
         drop(remains);
         Ok(())
     }
@@ -376,12 +387,12 @@ fn report(
     socket: &UnixStream,
     report: Report,
     taken: Taken<Artifact>,
-    fault: Option<String>,
+    [fault, note]: [Option<String>; 2],
 ) -> Result<(), RunnerError> {
     let mut packing = Packing::default();
     let taken = taken.try_map(|artifact| Ok::<_, std::convert::Infallible>(packing.pack(artifact)));
     let taken = taken.unwrap_or_else(|never| match never {});
-    let notice = Notice::Report { report: report.into(), taken, fault };
+    let notice = Notice::Report { report: report.into(), taken, fault, note };
     frame::send_with(socket, &notice, &packing.fds()).map_err(at("tell the front"))
 }
 

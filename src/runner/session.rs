@@ -81,7 +81,7 @@ fn refuse(socket: &UnixStream, reason: &str) {
     let _ = socket.set_read_timeout(Some(PATIENCE));
     if say(socket, &Notice::Ready).is_ok() && matches!(frame::receive_with::<Order>(socket), Ok(Some(_))) {
         let refused = Report::not_executed(format!("the session has no room for another run: {reason}"));
-        let _ = report(socket, refused, Taken::default(), None);
+        let _ = report(socket, refused, Taken::default(), [None, None]);
     }
 }
 
@@ -92,12 +92,12 @@ fn run(created: Created, max: &Limits, socket: &UnixStream) -> Result<(), Runner
     let Some((Order::Run { task, pipes, hold, figures, .. }, fds)) = order else { return Ok(()) };
     let (task, links) = unpack(*task, pipes, fds)?;
     if let Some(reason) = super::refusal(&task, max) {
-        return report(socket, Report::fault(reason), Taken::default(), Some(reason.into()));
+        return report(socket, Report::fault(reason), Taken::default(), [Some(reason.into()), None]);
     }
     let _watchdog = Watchdog::set(super::STUCK + Duration::from_nanos(task.limits.wall_time));
     let mut front = Front { socket, hold, figures };
     let Ran { report: ended, taken, fault, remains } = created.run(task, links, &mut front);
-    report(socket, ended, taken, fault.map(|fault| chain(&fault)))?;
+    report(socket, ended, taken, [fault.map(|fault| chain(&fault)), None])?;
     drop(remains);
     Ok(())
 }

@@ -95,8 +95,8 @@ pub enum Notice {
     Files(FileAnswer),
     /// What the task that runs has used up to now.
     Figures(Figures),
-    /// The task's end, with what it left; with the fault, for the operator, when Faber could not start it.
-    Report { report: Box<Report>, taken: Taken<Data>, fault: Option<String> },
+    /// The task's end, with what it left. For the operator: the fault, when Faber could not start it, and what else there is to say.
+    Report { report: Box<Report>, taken: Taken<Data>, fault: Option<String>, note: Option<String> },
     /// The runner cannot make containers and ends; why, for the operator.
     Failed(String),
 }

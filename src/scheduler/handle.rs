@@ -172,7 +172,10 @@ impl Running<'_> {
         let patience = Duration::from_nanos(submission.task.limits.wall_time) + RUNNER_PATIENCE;
         let heard = tokio::time::timeout(patience, self.talk(submission, sharing, reply, ticket)).await;
         match heard.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(Some((Notice::Report { report, taken, fault }, fds))) => {
+            Ok(Some((Notice::Report { report, taken, fault, note }, fds))) => {
+                if let Some(note) = note {
+                    tracing::warn!(runner = self.name, note, "a runner goes on with less");
+                }
                 if let Some(fault) = fault {
                     tracing::error!(runner = self.name, fault, "a task failed, and not by its own doing");
                 }

@@ -227,3 +227,97 @@ fn a_session_takes_over_a_container_with_an_interpreter() {
         server.send("DELETE", &format!("/sessions/{id}"), b"", &[]);
     }
 }
+
+/// What waits, takes a program, says what it was told, or ends at once: as its first argument says.
+const INTERPRETER: &str = r#"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int main(int argc, char **argv) {
+    static char said[65536];
+    size_t more = 0;
+    if (argc > 1 && !strcmp(argv[1], "--end")) return 1;
+    if (argc > 1 && !strcmp(argv[1], "--wait")) {
+        if (write(1, "\n", 1) != 1) return 1;
+        int length = 0;
+        for (char digit; read(0, &digit, 1) == 1 && digit != '\n';) length = 10 * length + digit - '0';
+        if (length == 0) return 0;
+        for (int at = 0; at < length;) {
+            int got = read(0, said + at, length - at);
+            if (got <= 0) return 1;
+            at += got;
+        }
+        for (int at = 0; at < length; at += strlen(said + at) + 1) printf("%s;", said + at);
+    } else {
+        printf("%d;", argc);
+        for (int at = 0; at < argc; at++) printf("%s;", argv[at]);
+    }
+    for (int at = 0; at < (int)sizeof said && more == 0; at += strlen(said + at) + 1)
+        if (!strncmp(said + at, "memory=", 7)) more = atol(said + at + 7) << 20;
+    if (more) memset(malloc(more), 1, more);
+    int input = read(0, said, sizeof said);
+    printf("%d;%d\n", getpid(), input);
+}
+"#;
+
+/// An image of one's own, in which that waits; and one in which it ends.
+fn own_images() -> (tempfile::TempDir, Server) {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("interpreter.c");
+    std::fs::write(&source, INTERPRETER).unwrap();
+    for (name, option) in [("waits", "--wait"), ("ends", "--end")] {
+        let definition = dir.path().join("definitions").join(name);
+        std::fs::create_dir_all(&definition).unwrap();
+        let mut gcc = std::process::Command::new("gcc");
+        let gcc = gcc.args(["-static", "-O0", "-o"]).arg(definition.join("run")).arg(&source).output().unwrap();
+        assert!(gcc.status.success(), "{}", String::from_utf8_lossy(&gcc.stderr));
+        let text = format!(
+            "name = '{name}'\ndescription = ''\nbase = 'scratch'\ncopy = [{{ from = 'run', to = '/bin/run' }}]\n\
+             [prepare]\nrun = ['run', '{option}']\ntakes = [['run', '*']]\nenvironment = ['READ']\n"
+        );
+        std::fs::write(definition.join("image.toml"), text).unwrap();
+    }
+    let data_dir = dir.path().join("data");
+    let mut build = std::process::Command::new(crate::support::FABER);
+    build.env("FABER_DATA_DIR", &data_dir).args(["image", "build", "--all", "--definitions"]);
+    let built = build.arg(dir.path().join("definitions")).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    // The front, which is nobody, has to come to it.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let server = Server::start(&["--open-mode", "--data-dir", data_dir.to_str().unwrap()], &crate::support::PATIENT);
+    (dir, server)
+}
+
+#[test]
+fn an_image_of_ones_own_says_what_waits_in_it() {
+    let (_dir, server) = own_images();
+    let task = json!({
+        "image": "waits", "command": "run", "args": ["a", "b"], "env": { "A": "b" }, "stdin": "12345", "detail": true
+    });
+    let quick = prepared(&server, &task);
+    assert_eq!(quick["stdout"], "3;run;a;b;A=b;2;5\n", "{quick}");
+    assert_eq!(started(&server, &task)["stdout"], "3;run;a;b;2;5\n");
+    let limit =
+        |mib: u64| json!({ "args": [format!("memory={mib}")], "resource_limits": { "memory_limit": 64 * MIB } });
+    let fits = prepared(&server, &with(task.clone(), limit(60)));
+    let peak = fits["resource_usage"]["memory_peak_bytes"].as_u64().unwrap();
+    assert_eq!(fits["status"], "Success", "{fits}");
+    assert!((60 * MIB..=64 * MIB).contains(&peak), "{fits}");
+    let large = prepared(&server, &with(task.clone(), limit(80)));
+    assert_eq!(large["status"], "MemoryLimitExceeded", "{large}");
+    let other = server.run(with(task, json!({ "env": { "READ_AT_THE_START": "1" } })));
+    assert_eq!((&other["prepared"], &other["status"]), (&json!(false), &json!("Success")), "{other}");
+}
+
+#[test]
+fn an_interpreter_that_ends_by_itself_is_told_and_not_tried_again() {
+    let (_dir, server) = own_images();
+    let task = json!({ "image": "ends", "command": "run", "args": ["a"], "detail": true });
+    eventually("it is told", || {
+        let result = server.run(task.clone());
+        assert_eq!((&result["status"], &result["prepared"]), (&json!("Success"), &json!(false)), "{result}");
+        server.log().contains("no interpreter of the image ends waits in this slot any more")
+    });
+}

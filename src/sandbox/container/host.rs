@@ -73,6 +73,7 @@ impl Host {
 /// The process of a pidfd, as this process sees it (fdinfo in pidfd_open(2)).
 pub(super) fn pid_of(handle: &OwnedFd) -> io::Result<Pid> {
     let text = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()))?;
-    let pid = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    pid.and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::NotFound.into())
+    let pid: Option<i32> = text.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    // -1 of one that has ended.
+    pid.filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or_else(|| io::ErrorKind::NotFound.into())
 }

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Pid;
 
 use super::hand_over::{environment, process_limits};
@@ -22,6 +21,8 @@ use crate::sandbox::streams::Links;
 use crate::sandbox::watch::{SET_UP, readable_within};
 use crate::task::{Limits, MergeOutput, Task};
 
+/// A start that has taken so long is not thrown away.
+const WORTH: Duration = Duration::from_millis(30);
 /// What an interpreter may have beside a task's limit. Bytes.
 const ROOM: u64 = 1 << 30;
 
@@ -34,6 +35,7 @@ pub struct Interpreter {
     room: usize,
     /// The limits it was started under.
     limits: Limits,
+    since: Instant,
     /// What the group had of its own before it was started, and has with it once it is ready. Bytes.
     memory: (u64, Option<u64>),
 }
@@ -167,12 +169,31 @@ impl Created {
         };
         let pid = pid_of(&handle).map_err(at("look up the interpreter"))?;
         self.container.score(0)?;
-        let (limits, memory) = (limits.clone(), (before, None));
-        self.interpreter = Some(Interpreter { pid, input, room, limits, memory });
+        let (limits, since, memory) = (limits.clone(), Instant::now(), (before, None));
+        self.interpreter = Some(Interpreter { pid, input, room, limits, since, memory });
         Ok(())
     }
 
-    /// Decides who takes the task: the interpreter, which is then ready; or the process that waits for a command, which there is then
+    /// Whether an interpreter has been on its way for so long that it is to be let come, and is not ready yet.
+    pub fn is_on_its_way(&self) -> bool {
+        let since = self.interpreter.as_ref().map(|interpreter| interpreter.since.elapsed());
+        let stdout = self.container.outputs.as_ref().map(|[stdout, _]| stdout);
+        since.is_some_and(|since| since > WORTH)
+            && stdout.is_some_and(|stdout| !readable_within(stdout, Duration::ZERO))
+    }
+
+    /// Waits until the interpreter is ready.
+    ///
+    /// # Errors
+    /// When it ends, or takes too long.
+    pub fn wait_for_interpreter(&self) -> Result<()> {
+        match self.container.outputs.as_ref().is_some_and(|[stdout, _]| readable_within(stdout, SET_UP)) {
+            true => Ok(()),
+            false => Err(late()),
+        }
+    }
+
+    /// Decides who takes the task: the interpreter, if it is ready; or the process that waits for a command, which there is then
     /// again.
     ///
     /// # Errors
@@ -180,10 +201,10 @@ impl Created {
     pub fn settle(&mut self, task: &Task<Artifact>, links: &Links) -> Result<()> {
         let image = self.container.image.clone();
         let (Some(interpreter), Some(prepare)) = (&mut self.interpreter, &image.prepare) else { return Ok(()) };
-        if !interpreter.takes(prepare, task, links) {
+        // One that is not ready is not waited for: the task may not need what it imports.
+        if !interpreter.takes(prepare, task, links) || !self.container.has_said_it_is_ready()? {
             return self.release();
         }
-        self.container.wait_for_interpreter()?;
         interpreter.memory.1 = Some(self.container.group.memory().map_err(ContainerError::Figures)?.own);
         let limits = process_limits(&task.limits, true);
         frame::send(&self.container.control, &Request::Limit(limits)).map_err(at("hold the interpreter to limits"))?;
@@ -238,27 +259,16 @@ impl Running {
         Ok([inner_stdout, inner_stderr])
     }
 
-    /// Takes the byte by which an interpreter says that it is ready.
-    fn wait_for_interpreter(&mut self) -> Result<()> {
+    /// Takes the byte by which an interpreter says that it is ready, if it has said so.
+    fn has_said_it_is_ready(&mut self) -> Result<bool> {
         let Some([stdout, _]) = &mut self.outputs else { return Err(ContainerError::NoInit) };
-        let late_at = Instant::now() + SET_UP;
         loop {
             match stdout.read(&mut [0]) {
-                Ok(1..) => return Ok(()),
+                Ok(1..) => return Ok(true),
                 Ok(0) => return Err(ContainerError::NoInit),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(at("wait for the interpreter")(error)),
-            }
-            let left = late_at.saturating_duration_since(Instant::now());
-            if left == Duration::ZERO {
-                return Err(late());
-            }
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            let mut fds = [PollFd::new(&*stdout, PollFlags::IN)];
-            match poll(&mut fds, Some(&timeout)) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(at("wait for the interpreter")(errno)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(at("hear the interpreter")(error)),
             }
         }
     }
