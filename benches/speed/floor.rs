@@ -39,6 +39,16 @@ impl Floor {
 
 impl Way for std::rc::Rc<Floor> {
     fn name(&self) -> &'static str {
+        self.as_ref().name()
+    }
+
+    fn once(&self) -> Took {
+        self.as_ref().once()
+    }
+}
+
+impl Way for Floor {
+    fn name(&self) -> &'static str {
         "floor"
     }
 

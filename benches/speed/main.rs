@@ -7,6 +7,7 @@ mod common;
 mod breakdown;
 mod cases;
 mod compare;
+mod curve;
 mod floor;
 mod images;
 mod live;
@@ -30,6 +31,9 @@ pub struct Args {
     /// A smaller number of everything: less than a minute
     #[arg(long)]
     quick: bool,
+    /// Latency against load of every way, drawn to this file, and nothing else
+    #[arg(long, value_name = "SVG")]
+    load: Option<std::path::PathBuf>,
     /// Another faber, to be compared with this one, and nothing else
     #[arg(long, value_name = "BINARY")]
     against: Option<std::path::PathBuf>,
@@ -93,6 +97,7 @@ impl Run {
 fn main() {
     let args = Args::parse();
     let floor = floor::Floor::start().into();
+    let floors = if args.load.is_some() { (0..3).map(|_| floor::Floor::start()).collect() } else { Vec::new() };
     let bar = ProgressBar::new(25)
         .with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}, {elapsed}").unwrap());
     let raw = serde_json::Map::new();
@@ -102,6 +107,12 @@ fn main() {
         return compare::compare(&run, &other);
     }
     let server = Server::start(&["--open-mode"], &common::SETTINGS);
+    if let Some(path) = run.args.load.clone() {
+        curve::all(&mut run, &server, floors, &path);
+        let told = json!({ "machine": common::machine(), "load": run.raw["load"] });
+        run.bar.finish_and_clear();
+        return fs::write(common::out().join("load.json"), told.to_string()).unwrap();
+    }
     cases::all(&mut run, &server);
     breakdown::breakdown(&mut run, &server);
     transfer::all(&mut run, &server);

@@ -355,10 +355,10 @@ impl<'a> Here<'a> {
         }
         created.prepare(&task.limits)?;
         created.wait_for_interpreter().context("its interpreter did not wait")?;
-        created.settle(&task, &Links::default()).context("its interpreter did not wait")?;
-        if !created.is_prepared() {
+        if !created.has_an_interpreter_for(&task, &Links::default()) {
             return Ok(None);
         }
+        created.settle(&task).context("its interpreter did not wait")?;
         let Ran { report, fault, remains, .. } = created.run(task, Links::default(), &mut self.signals.as_fd());
         drop(remains);
         fault.map_or(Ok(Some(report)), |fault| Err(fault.into()))

@@ -83,6 +83,8 @@ struct Runner {
     image: ImageId,
     /// The limits of what was run last, which the like of it most likely has.
     last: Option<Limits>,
+    /// When the last task ended.
+    busy: Instant,
     /// How many interpreters may wait.
     prepared: usize,
     /// Images whose interpreter has come to an end by itself.
@@ -134,7 +136,7 @@ impl Runner {
             shared,
             image: image.clone(),
             last: None,
-            // A share of the processors is given to a process before it is anything.
+            busy: Instant::now(),
             prepared: if resources.cpus.is_none() { resources.prepared } else { 0 },
             unprepared: Vec::new(),
             to_tell: None,
@@ -201,20 +203,53 @@ impl Runner {
         }
     }
 
-    /// Whether no container waits for the like of what came last.
+    /// Whether no container waits for the like of what came last, whatever its command is.
     fn is_short(&self) -> bool {
-        !self.waiting.iter().any(|waiting| waiting.created.image() == self.image)
+        !self.waiting.iter().any(|waiting| waiting.created.image() == self.image && !waiting.created.is_prepared())
     }
 
     fn top_up(&mut self) -> Result<(), RunnerError> {
         if self.is_short() { self.refill() } else { Ok(()) }
     }
 
-    /// The container that is the last one to be made, when an interpreter could wait in it, too.
-    fn to_prepare(&self) -> Option<&Waiting> {
-        let waiting = self.waiting.last().filter(|_| self.prepared > 0 && self.last.is_some())?;
+    /// A container for the like of what came last in which an interpreter could wait, when none does.
+    fn to_prepare(&self) -> Option<usize> {
+        let is_alike = |waiting: &&Waiting| waiting.created.image() == self.image;
+        // A share of the processors is given to a process before it is anything.
+        let limits = self.last.as_ref().filter(|limits| limits.cpus.is_none() && self.prepared > 0)?;
+        if self.unprepared.contains(&self.image) {
+            return None;
+        }
+        if self.waiting.iter().filter(is_alike).any(|waiting| waiting.created.is_prepared_for(limits)) {
+            return None;
+        }
+        self.waiting.iter().position(|waiting| is_alike(&waiting) && waiting.created.can_prepare())
+    }
+
+    fn due_to_prepare(&self) -> Option<Instant> {
+        let since = self.to_prepare().map(|index| self.waiting[index].since);
+        since.map(|since| since.max(self.busy) + QUIET)
+    }
+
+    /// Has an interpreter wait, in a container that then is for nothing else; the one that has waited longest is given up if there are
+    /// too many.
+    fn prepare(&mut self) {
+        let (Some(limits), Some(index)) = (self.last.clone(), self.to_prepare()) else { return };
+        let _watchdog = Watchdog::set(STUCK);
+        let mut waiting = self.waiting.remove(index);
+        if let Err(error) = waiting.created.prepare(&limits) {
+            return self.do_without(waiting.created.image(), Some(&error));
+        }
+        // One that is for other limits has not been of use.
         let image = waiting.created.image();
-        (image == self.image && waiting.created.can_prepare() && !self.unprepared.contains(&image)).then_some(waiting)
+        self.waiting.retain(|Waiting { created, .. }| created.image() != image || !created.is_prepared());
+        self.waiting.push(waiting);
+        let prepared = self.waiting.iter().filter(|waiting| waiting.created.is_prepared()).count();
+        if prepared > self.prepared
+            && let Some(oldest) = self.waiting.iter().position(|waiting| waiting.created.is_prepared())
+        {
+            self.waiting.remove(oldest);
+        }
     }
 
     /// No interpreter of this image waits here any more.
@@ -224,35 +259,11 @@ impl Runner {
         self.unprepared.push(image);
     }
 
-    fn due_to_prepare(&self) -> Option<Instant> {
-        self.to_prepare().map(|waiting| waiting.since + QUIET)
-    }
-
-    /// Has an interpreter wait in the container that was made last; the one that has waited longest is given up if there are too many.
-    fn prepare(&mut self) {
-        let (Some(limits), true) = (self.last.clone(), self.to_prepare().is_some()) else { return };
-        let _watchdog = Watchdog::set(STUCK);
-        let Some(last) = self.waiting.last_mut() else { return };
-        if let Err(error) = last.created.prepare(&limits) {
-            let image = last.created.image();
-            self.waiting.pop();
-            self.do_without(image, Some(&error));
-        }
-        let mut prepared = self.waiting.iter().filter(|waiting| waiting.created.is_prepared()).count();
-        while prepared > self.prepared {
-            let oldest = self.waiting.iter().position(|waiting| waiting.created.is_prepared());
-            let Some(oldest) = oldest else { return };
-            if self.waiting[oldest].created.release().is_err() {
-                self.waiting.remove(oldest);
-            }
-            prepared -= 1;
-        }
-    }
-
     /// Has a container wait for what comes next, which is most likely the like of what came last.
     fn refill(&mut self) -> Result<(), RunnerError> {
         // One of what the image was before is of no use any more.
-        self.waiting.retain(|waiting| waiting.created.image().name != self.image.name);
+        let image = self.image.clone();
+        self.waiting.retain(|Waiting { created, .. }| created.image() == image || created.image().name != image.name);
         let created = self.create()?;
         self.waiting.push(Waiting { created, since: Instant::now() });
         Ok(())
@@ -267,14 +278,23 @@ impl Runner {
         Ok(self.slot.create(&self.image)?)
     }
 
-    /// The cell or the container of an image that waits, or else a container that is made now.
-    fn take(&mut self, image: &ImageId, sharing: Option<Sharing>) -> Result<Created, RunnerError> {
+    /// The cell or the container that waits for such a task, or else a container that is made now.
+    fn take(
+        &mut self,
+        image: &ImageId,
+        sharing: Option<Sharing>,
+        task: Option<(&Task<Artifact>, &Links)>,
+    ) -> Result<Created, RunnerError> {
         self.image = image.clone();
         if let Some(cell) = sharing.and_then(|Sharing { request, .. }| self.shared.take(request, image)) {
             return Ok(cell);
         }
-        let is_one = |waiting: &Waiting| waiting.created.image() == *image && !waiting.created.is_on_its_way();
-        match self.waiting.iter().position(is_one) {
+        let is_alike = |waiting: &&Waiting| waiting.created.image() == *image;
+        let suits = |waiting: &Waiting| {
+            is_alike(&waiting) && task.is_some_and(|(task, links)| waiting.created.has_an_interpreter_for(task, links))
+        };
+        let is_plain = |waiting: &Waiting| is_alike(&waiting) && !waiting.created.is_prepared();
+        match self.waiting.iter().position(suits).or_else(|| self.waiting.iter().position(is_plain)) {
             Some(index) => Ok(self.waiting.remove(index).created),
             None => self.create(),
         }
@@ -286,7 +306,7 @@ impl Runner {
         if !limits.within(&self.max) {
             return say(socket, &Notice::Failed("the order asks for more than this runner may grant".into()));
         }
-        let created = self.take(image, None)?;
+        let created = self.take(image, None, None)?;
         let session = created.into_session(limits)?;
         self.waiting.clear();
         self.shared = Shared::default();
@@ -308,7 +328,7 @@ impl Runner {
         }
         self.slot.expect(&task.limits);
         self.last = Some(task.limits.clone());
-        let mut created = match self.take(&task.image, sharing) {
+        let mut created = match self.take(&task.image, sharing, Some((&task, &links))) {
             Ok(created) => created,
             // It was removed after the task was taken. libcontainer has had no part in this, so the runner goes on.
             Err(RunnerError::Container(error @ ContainerError::Slot(_))) => {
@@ -319,7 +339,7 @@ impl Runner {
             Err(error) => return Err(error),
         };
         let _watchdog = Watchdog::set(STUCK + Duration::from_nanos(task.limits.wall_time));
-        if let Err(error) = created.settle(&task, &links) {
+        if let Err(error) = created.settle(&task) {
             // The task is none the worse for it.
             self.do_without(created.image(), Some(&error));
             drop(created);
@@ -328,6 +348,7 @@ impl Runner {
         let Ran { report: ended, taken, fault, remains } = created.run(task, links, &mut front);
         report(socket, ended, taken, [fault.map(|fault| chain(&fault)), self.to_tell.take()])?;
         drop(remains);
+        self.busy = Instant::now();
         Ok(())
     }
 }

@@ -3,7 +3,6 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -21,8 +20,6 @@ use crate::sandbox::streams::Links;
 use crate::sandbox::watch::{SET_UP, readable_within};
 use crate::task::{Limits, MergeOutput, Task};
 
-/// A start that has taken so long is not thrown away.
-const WORTH: Duration = Duration::from_millis(30);
 /// What an interpreter may have beside a task's limit. Bytes.
 const ROOM: u64 = 1 << 30;
 
@@ -35,7 +32,6 @@ pub struct Interpreter {
     room: usize,
     /// The limits it was started under.
     limits: Limits,
-    since: Instant,
     /// What the group had of its own before it was started, and has with it once it is ready. Bytes.
     memory: (u64, Option<u64>),
 }
@@ -54,6 +50,15 @@ impl Interpreter {
         self.memory.1.unwrap_or(0).saturating_sub(self.memory.0)
     }
 
+    /// Whether it is what it would be if it had been started under these limits: it has the stack that it was started with, and its
+    /// threads.
+    fn is_for(&self, prepare: &Prepare, limits: &Limits) -> bool {
+        limits.cpus.is_none()
+            && process_limits(limits, true).stack <= process_limits(&self.limits, true).stack
+            && limits.processes >= self.limits.processes
+            && (!prepare.same_memory || limits.memory == self.limits.memory)
+    }
+
     /// Whether it can take the task. What is looked at once, when a program starts, has to be what it was then.
     fn takes(&self, prepare: &Prepare, task: &Task<Artifact>, links: &Links) -> bool {
         let Task { command, args, env, limits, output, .. } = task;
@@ -62,15 +67,11 @@ impl Interpreter {
             && links.outputs.iter().flatten().all(|outlet| outlet.record)
             && output.terminal.is_none()
             && output.merge != MergeOutput::Into;
-        let are_its_limits = !limits.count_descriptors
-            && limits.cpus.is_none()
-            && process_limits(limits, true).stack <= process_limits(&self.limits, true).stack
-            && limits.processes >= self.limits.processes
-            && (!prepare.same_memory || limits.memory == self.limits.memory);
         task.prepared
             && !has_own_path
             && are_its_streams
-            && are_its_limits
+            && !limits.count_descriptors
+            && self.is_for(prepare, limits)
             && prepare.fits(command, args, env)
             && said(task).is_some_and(|said| said.len() <= self.room)
     }
@@ -122,6 +123,12 @@ impl Created {
         self.interpreter.is_some()
     }
 
+    /// Whether one waits for a task with these limits.
+    pub fn is_prepared_for(&self, limits: &Limits) -> bool {
+        let prepare = self.container.image.prepare.as_ref();
+        self.interpreter.as_ref().zip(prepare).is_some_and(|(interpreter, prepare)| interpreter.is_for(prepare, limits))
+    }
+
     /// Has the image's interpreter wait for a program of a task with these limits; it is on its way then.
     ///
     /// # Errors
@@ -169,17 +176,19 @@ impl Created {
         };
         let pid = pid_of(&handle).map_err(at("look up the interpreter"))?;
         self.container.score(0)?;
-        let (limits, since, memory) = (limits.clone(), Instant::now(), (before, None));
-        self.interpreter = Some(Interpreter { pid, input, room, limits, since, memory });
+        let (limits, memory) = (limits.clone(), (before, None));
+        self.interpreter = Some(Interpreter { pid, input, room, limits, memory });
         Ok(())
     }
 
-    /// Whether an interpreter has been on its way for so long that it is to be let come, and is not ready yet.
-    pub fn is_on_its_way(&self) -> bool {
-        let since = self.interpreter.as_ref().map(|interpreter| interpreter.since.elapsed());
+    /// Whether an interpreter waits that can take the task, and is ready. One that is not is not waited for: the task may not need what
+    /// it imports.
+    pub fn has_an_interpreter_for(&self, task: &Task<Artifact>, links: &Links) -> bool {
+        let (Some(interpreter), Some(prepare)) = (&self.interpreter, &self.container.image.prepare) else {
+            return false;
+        };
         let stdout = self.container.outputs.as_ref().map(|[stdout, _]| stdout);
-        since.is_some_and(|since| since > WORTH)
-            && stdout.is_some_and(|stdout| !readable_within(stdout, Duration::ZERO))
+        stdout.is_some_and(|stdout| readable_within(stdout, Duration::ZERO)) && interpreter.takes(prepare, task, links)
     }
 
     /// Waits until the interpreter is ready.
@@ -193,18 +202,13 @@ impl Created {
         }
     }
 
-    /// Decides who takes the task: the interpreter, if it is ready; or the process that waits for a command, which there is then
-    /// again.
+    /// Has the interpreter, if there is one, held to the task's limits; it is ready, and can take it.
     ///
     /// # Errors
-    /// When the interpreter has ended by itself: the container is of no use any more.
-    pub fn settle(&mut self, task: &Task<Artifact>, links: &Links) -> Result<()> {
-        let image = self.container.image.clone();
-        let (Some(interpreter), Some(prepare)) = (&mut self.interpreter, &image.prepare) else { return Ok(()) };
-        // One that is not ready is not waited for: the task may not need what it imports.
-        if !interpreter.takes(prepare, task, links) || !self.container.has_said_it_is_ready()? {
-            return self.release();
-        }
+    /// When it has ended by itself: the container is of no use any more.
+    pub fn settle(&mut self, task: &Task<Artifact>) -> Result<()> {
+        let Some(interpreter) = &mut self.interpreter else { return Ok(()) };
+        self.container.hear_the_interpreter()?;
         interpreter.memory.1 = Some(self.container.group.memory().map_err(ContainerError::Figures)?.own);
         let limits = process_limits(&task.limits, true);
         frame::send(&self.container.control, &Request::Limit(limits)).map_err(at("hold the interpreter to limits"))?;
@@ -217,26 +221,6 @@ impl Created {
             First::InitGone | First::Cancelled => Err(ContainerError::NoInit),
             First::Late => Err(late()),
         }
-    }
-
-    /// Has a process wait for a command again, in the place of the interpreter, if there is one.
-    ///
-    /// # Errors
-    /// When the container has come to its end.
-    pub fn release(&mut self) -> Result<()> {
-        if self.interpreter.take().is_none() {
-            return Ok(());
-        }
-        let (commands, init_commands) = UnixStream::pair().map_err(at("make a socket pair"))?;
-        let [stdout, stderr] = self.container.new_outputs()?;
-        let ends = [init_commands.as_fd(), stdout.as_fd(), stderr.as_fd()];
-        self.container.score(1000)?;
-        frame::send_with(&self.container.control, &Request::Renew, &ends).map_err(at("have a process wait"))?;
-        self.container.commands = commands;
-        self.container.wait_until_ready()?;
-        self.container.score(0)?;
-        self.before = self.container.baseline()?;
-        Ok(())
     }
 
     /// The program of an interpreter that is to take the task: what both have used up to now is not the task's.
@@ -259,17 +243,13 @@ impl Running {
         Ok([inner_stdout, inner_stderr])
     }
 
-    /// Takes the byte by which an interpreter says that it is ready, if it has said so.
-    fn has_said_it_is_ready(&mut self) -> Result<bool> {
+    /// Takes the byte by which an interpreter says that it is ready.
+    fn hear_the_interpreter(&mut self) -> Result<()> {
         let Some([stdout, _]) = &mut self.outputs else { return Err(ContainerError::NoInit) };
-        loop {
-            match stdout.read(&mut [0]) {
-                Ok(1..) => return Ok(true),
-                Ok(0) => return Err(ContainerError::NoInit),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(at("hear the interpreter")(error)),
-            }
+        match stdout.read(&mut [0]) {
+            Ok(1..) => Ok(()),
+            Ok(0) => Err(ContainerError::NoInit),
+            Err(error) => Err(at("hear the interpreter")(error)),
         }
     }
 }

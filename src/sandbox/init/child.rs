@@ -154,7 +154,7 @@ fn environment(env: BTreeMap<String, String>) -> Vec<CString> {
 }
 
 /// Takes stdin, stdout and stderr; all else is close-on-exec.
-pub fn standard(descriptors: &[OwnedFd]) -> io::Result<()> {
+fn standard(descriptors: &[OwnedFd]) -> io::Result<()> {
     let [stdin, stdout, stderr] = descriptors else { return Err(io::ErrorKind::InvalidInput.into()) };
     rustix::stdio::dup2_stdin(stdin)?;
     rustix::stdio::dup2_stdout(stdout)?;

@@ -234,7 +234,6 @@ impl Init {
                         self.prepare(task, command, &descriptors, control);
                     }
                     Ok(Some((Request::Limit(limits), _))) => notify(control, limit(*task, limits)),
-                    Ok(Some((Request::Renew, descriptors))) => self.renew(task, descriptors, control),
                     Ok(Some((Request::Host | Request::Run, _))) => return End::Host,
                     Ok(None) | Err(_) => return End::Told,
                 },
@@ -256,27 +255,6 @@ impl Init {
         let answer = MadeCell(handle.as_ref().map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EINVAL)));
         let handles: Vec<_> = handle.iter().map(AsFd::as_fd).collect();
         let _ = frame::send_with(control, &answer, &handles);
-    }
-
-    /// Has a process wait for a command again.
-    fn renew(&self, task: &mut Pid, mut descriptors: Vec<OwnedFd>, control: &UnixStream) {
-        end_all(*task);
-        let commands = UnixStream::from(descriptors.remove(0));
-        let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3);
-        let forked = stdin.map_err(io::Error::from).and_then(|stdin| {
-            descriptors.insert(0, stdin);
-            kernel::fork_as(*task, || match child::standard(&descriptors) {
-                Ok(()) => self.child().run(control.as_fd(), commands),
-                Err(_) => 1,
-            })
-        });
-        match forked {
-            Ok(pid) => *task = pid,
-            Err(error) => {
-                let Failure { step, errno } = at(Step::Fork)(error);
-                notify(control, Notice::Failed { step, errno });
-            }
-        }
     }
 
     /// Writes the task's files as its user.

@@ -42,9 +42,6 @@ pub enum Request {
     Prepare(Command),
     /// To hold the interpreter to these limits.
     Limit(ProcessLimits),
-    /// To have a process wait for a command again, in the interpreter's place. With it come its end of the socket for commands, stdout
-    /// and stderr.
-    Renew,
     /// Of one that leads runs: to fork the leader of another one. With it come its ends of the two sockets, stdout and stderr, the list of
     /// its group's processes, and the files by which that is entered.
     Run,
