@@ -87,7 +87,7 @@ const TOLD: [&str; 15] = [
     "False WrongAnswer [('1', 'Accepted'), ('odd', 'WrongAnswer')] line 1: expected \"7\", got \"6\"",
     "True Invalid arguments: missing field `code`",
     "True True",
-    "['cpp', 'java', 'python', 'rust'] host",
+    "['cpp', 'java', 'node', 'python', 'rust'] host",
     "There is no tool \"rm\": expected run_code, run_command, judge or list_languages",
     "2025-11-25",
     "2026-07-28",

@@ -227,7 +227,8 @@ impl Created {
     pub(super) fn program(&mut self, task: &Task<Artifact>) -> Result<Option<Program>> {
         let Some(interpreter) = self.interpreter.take() else { return Ok(None) };
         let held = interpreter.held();
-        let io = io_of(interpreter.pid).map_err(at("read what the interpreter has read"))?;
+        // As of the init: where it cannot be read it is not taken off.
+        let io = io_of(interpreter.pid).unwrap_or_default();
         self.before.io = Io { read: self.before.io.read + io.read, write: self.before.io.write + io.write };
         self.before.used = used_by(interpreter.pid);
         Ok(said(task).map(|said| Program { input: interpreter.input, said, held }))

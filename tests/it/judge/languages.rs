@@ -13,7 +13,7 @@ fn languages_are_those_of_the_images() {
     let languages = answer.json();
     let languages = languages.as_array().unwrap();
     let names: Vec<&Value> = languages.iter().map(|language| &language["language"]).collect();
-    assert_eq!(names, ["cpp", "java", "python", "rust"], "without the host image, which is of no language");
+    assert_eq!(names, ["cpp", "java", "node", "python", "rust"], "without the host image, which is of no language");
     for language in languages {
         let keys: Vec<&String> = language.as_object().unwrap().keys().collect();
         assert_eq!(keys, ["language", "version", "image", "file", "compile", "run"]);
@@ -21,8 +21,8 @@ fn languages_are_those_of_the_images() {
         assert!(language["version"].as_str().unwrap().contains(|c: char| c.is_ascii_digit()), "{language}");
     }
     let of = |at: usize, key: &str| languages[at][key].clone();
-    assert_eq!([of(0, "file"), of(1, "file"), of(3, "file")], ["main.cpp", "Main.java", "main.rs"]);
-    assert_eq!((of(2, "compile"), of(2, "run")), (json!([]), json!(["python3", "main.py"])));
+    assert_eq!([of(0, "file"), of(1, "file"), of(4, "file")], ["main.cpp", "Main.java", "main.rs"]);
+    assert_eq!((of(3, "compile"), of(3, "run")), (json!([]), json!(["python3", "main.py"])));
     assert_eq!((of(0, "compile")[0].clone(), of(0, "run")), (json!("g++"), json!(["./main"])));
     assert_eq!(Server::start_open().get("/languages").json(), json!([]));
 }
