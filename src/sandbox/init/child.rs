@@ -280,7 +280,7 @@ fn io_errno() -> i32 {
 /// Empties the bounding set of what the init had, the capability to do so last.
 fn drop_bounding_set() -> io::Result<()> {
     use CapabilitySet as Set;
-    // The last two are an init's that prepares interpreters; for another's child it is nothing to drop them.
+    // The first two are an init's that prepares interpreters; for another's child it is nothing to drop them.
     let all = [Set::SYS_RESOURCE, Set::CHECKPOINT_RESTORE, Set::SETUID, Set::SETGID, Set::KILL, Set::SETPCAP];
     all.into_iter().try_for_each(|one| Ok(rustix::thread::remove_capability_from_bounding_set(one)?))
 }
