@@ -13,14 +13,15 @@ use crate::common::{Client, Percentiles, ms};
 use crate::floor::Floor;
 use crate::ways::{self, Job, Way};
 
-pub const MOST: usize = 64;
+const MOST: usize = 64;
 const LOADS: [usize; 7] = [1, 2, 4, 8, 16, 32, MOST];
 /// Clients, p50 in milliseconds, runs a second.
 type Curve = Vec<(usize, f64, f64)>;
 /// How long each load lasts.
 const LASTS: Duration = Duration::from_secs(4);
 
-/// Measures all ways under all loads, and draws them to `path`. A floor for each client was started before there were threads.
+/// Measures all ways under all loads, and draws them to `path`. Of the floor, which starts before there are threads, there are three: for one
+/// client, and for two.
 pub fn all(run: &mut Run, server: &Server, floors: Vec<Floor>, path: &Path) {
     let job = Job { name: "true", command: vec!["true"], files: vec![] };
     let floors = Mutex::new(floors);

@@ -82,8 +82,10 @@ def become():
             is_plain = False
         known["__loader__"] = type(main["__loader__"])("__main__", name)
         known["__file__"], known["__cached__"] = name, None
+    # Both names are in one directory.
+    sys.executable = sys._base_executable = os.path.join(os.path.dirname(sys.executable), argv[0])
     if not is_plain:
-        os.execvp(argv[0], argv)
+        os.execv(sys.executable, argv)
 
     show, this = sys.excepthook, become.__code__.co_filename
 

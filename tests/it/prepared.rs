@@ -82,6 +82,9 @@ fn a_python_program_finds_what_it_would_find_if_it_were_started() {
         let file = json!({ "args": ["main.py", "-v", "x"], "files": { "main.py": program } });
         same(&server, &with(with(python(""), input), file));
     }
+    // By its other name.
+    let tells = "import os, sys; print(sys.executable, sys._base_executable, sys.orig_argv, os.environ['PATH'])";
+    same(&server, &with(python(tells), json!({ "command": "python" })));
     for args in [json!(["missing.py"]), json!(["."]), json!(["dir/a.py"])] {
         let files = json!({ "dir/a.py": "import sys; print(sys.path[0], __file__)", "__main__.py": "print(__name__)" });
         same(&server, &with(python(""), json!({ "args": args, "files": files })));
@@ -168,6 +171,9 @@ fn what_an_interpreter_cannot_take_is_started_as_ever() {
     assert_eq!(said(&json!({ "image": "python", "command": "sh", "args": ["-c", "echo $$"], "detail": true })), "2\n");
     let path = json!({ "env": { "PYTHONPATH": "/workspace/lib" }, "files": { "lib/own.py": "print('own')" } });
     assert_eq!(said(&with(python("import own"), path)), "own\n");
+    // Python looks for itself there.
+    let path = json!({ "language": "python", "code": "print(5)", "env": { "PATH": "/nowhere" }, "detail": true });
+    assert_eq!(said(&path), "5\n");
     let none = json!({ "args": ["-X", "utf8", "-c", "import sys; print(sys.flags.utf8_mode)"] });
     assert_eq!(said(&with(python(""), none)), "1\n");
     assert_eq!(said(&with(python("print(2)"), json!({ "merge_output": true }))), "2\n");
